@@ -1,0 +1,1 @@
+"""Sequence-mixing ops of long-context models; import each from its folder."""
