@@ -1,0 +1,139 @@
+"""What an engine must offer to be measured, and the table of those that do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ctxsweep.records import Cost, Series
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Unsupported(Exception):
+    """This engine cannot do that here: why, and the command or setting that would help."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason if not remedy else f"{reason}. {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class InvalidSeries(ValueError):
+    """A series asks for something that cannot be; names the key and the nearest valid choice."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.key = key
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the caller will ask of a loaded backend at most."""
+
+    max_context_tokens: int
+    batch_size: int
+    device: str
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do beyond the protocol's core."""
+
+    snapshot: bool = False
+    chunked_prefill: bool = True
+
+
+@dataclass(frozen=True)
+class HeldMemory:
+    """Bytes held now, exact: from the tensors or from the engine's own accounting."""
+
+    weights_bytes: int
+    cache_used_bytes: int
+    cache_reserved_bytes: int
+
+
+class Backend(Protocol):
+    """One loaded model that holds a batch of sequences of equal length.
+
+    The life of a measurement: ``load``, then any number of rounds of ``prefill`` (extends the
+    context; callers chunk), ``decode`` and ``reset``; ``close`` at the end. Nothing is timed here.
+    """
+
+    capabilities: Capabilities
+    vocab_size: int
+
+    @classmethod
+    def availability(cls) -> Unsupported | None:
+        """None if the engine can run on this machine; otherwise why not. Imports nothing heavy."""
+
+    @classmethod
+    def check(cls, series: Series) -> None:
+        """Raise ``InvalidSeries`` for settings that can never run. Imports nothing heavy."""
+
+    @classmethod
+    def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
+        """Arithmetic and bytes at a context, without loading; None if not known beforehand."""
+
+    @classmethod
+    def load(cls, series: Series, limits: Limits) -> Backend:
+        """Load weights and reserve the cache. Raises ``Unsupported`` or ``MemoryError``."""
+
+    def prefill(self, tokens: Tokens) -> None:
+        """Extend every sequence by ``tokens`` ``[B, T]``."""
+
+    def decode(self) -> None:
+        """Generate one token for every sequence of the batch (greedy)."""
+
+    def reset(self) -> None:
+        """Drop all context, keep weights and reservations."""
+
+    def memory(self) -> HeldMemory:
+        """Bytes held now."""
+
+    def cost(self, context_tokens: int) -> Cost:
+        """Arithmetic and least bytes at a context, for the loaded batch."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked."""
+
+    def engine(self) -> dict[str, Any]:
+        """What the engine says of itself for the record (``cached_tokens``, versions, paths)."""
+
+    def snapshot(self) -> object:
+        """Mark the present state (only with ``capabilities.snapshot``)."""
+
+    def restore(self, mark: object) -> None:
+        """Return to a marked state; what was decoded since is forgotten. A mark can be reused."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """A line of the table: where the adapter is and what it drives."""
+
+    path: str
+    summary: str
+
+    def adapter(self) -> type[Backend]:
+        """Import the adapter's module (light) and return its class."""
+        module, name = self.path.split(":")
+        cls: type[Backend] = getattr(import_module(module), name)
+        return cls
+
+
+BACKENDS: dict[str, BackendEntry] = {
+    "native": BackendEntry(
+        "ctxsweep.backends.native:NativeBackend",
+        "the project's own models in torch: transformer, Mamba, RWKV-7, RetNet, hybrids, MoE",
+    ),
+}

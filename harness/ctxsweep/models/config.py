@@ -1,0 +1,178 @@
+"""Model configurations: what a model is, checked before anything is built. Never imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ctxsweep.records import Frozen
+
+Mixer = Literal["attention", "mamba1", "mamba2", "rwkv7", "retention"]
+
+
+class Attention(Frozen):
+    """Softmax attention: MHA (kv_heads = heads), GQA, or MQA (kv_heads = 1)."""
+
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    window: int | None = Field(None, ge=1, description="Sliding window in tokens (Mistral).")
+    position: Literal["rope", "alibi", "learned", "none"] = "rope"
+    rope_theta: float = Field(10000.0, gt=0)
+    bias: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}; "
+                f"nearest valid kv_heads: {nearest_divisors(self.heads, self.kv_heads)}"
+            )
+        if self.position == "rope" and self.head_dim % 2:
+            raise ValueError(
+                f"head_dim = {self.head_dim} must be even for rotary positions; "
+                f"nearest valid: {self.head_dim - 1 or 2} or {self.head_dim + 1}"
+            )
+        return self
+
+
+class FeedForward(Frozen):
+    """The block after the mixer. With ``experts`` a router picks ``experts_per_token`` of them."""
+
+    kind: Literal["swiglu", "gelu"] = "swiglu"
+    size: int = Field(ge=1, description="Inner width (of one expert).")
+    experts: int = Field(0, ge=0, description="0: dense.")
+    experts_per_token: int = Field(2, ge=1)
+    bias: bool = False
+
+    @model_validator(mode="after")
+    def _top_k(self) -> Self:
+        if self.experts and self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts_per_token = {self.experts_per_token} exceeds experts = {self.experts}; "
+                f"nearest valid experts_per_token: {self.experts}"
+            )
+        return self
+
+
+class Mamba(Frozen):
+    """Mamba-1 (arXiv 2312.00752) or Mamba-2 (arXiv 2405.21060) mixer."""
+
+    state_size: int = Field(16, ge=1)
+    expand: int = Field(2, ge=1)
+    conv_kernel: int = Field(4, ge=2)
+    head_dim: int = Field(64, ge=1, description="Mamba-2 only.")
+    groups: int = Field(1, ge=1, description="Mamba-2 only: groups that share B and C.")
+    dt_rank: int | None = Field(None, ge=1, description="Mamba-1 only; default hidden/16.")
+
+
+class Rwkv7(Frozen):
+    """RWKV-7 (arXiv 2503.14456): head size and the ranks of its low-rank parts."""
+
+    head_dim: int = Field(64, ge=1)
+    decay_rank: int = Field(64, ge=1)
+    rate_rank: int = Field(64, ge=1, description="Rank of the in-context learning rate.")
+    value_rank: int = Field(32, ge=1)
+    gate_rank: int = Field(128, ge=1)
+    ffn_size: int | None = Field(None, ge=1, description="Default 4 × hidden_size.")
+
+
+class Retention(Frozen):
+    """Multi-scale retention of RetNet (arXiv 2307.08621)."""
+
+    heads: int = Field(ge=1)
+    value_expand: int = Field(2, ge=1, description="Value width over hidden_size.")
+    rope_theta: float = Field(10000.0, gt=0)
+
+
+class ModelConfig(Frozen):
+    """A whole model: ``num_layers`` of one mixer, or a hybrid with attention in every k-th layer.
+
+    A mixer's section (``attention``, ``mamba``, ``rwkv7``, ``retention``) must be there exactly
+    when a layer uses it. ``ffn`` is absent in pure Mamba models and in RWKV-7, which has its own.
+    """
+
+    name: str
+    source: str = Field("", description="Where the shape was published, or what it is.")
+    mixer: Mixer
+    vocab_size: int = Field(ge=2)
+    hidden_size: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    max_positions: int = Field(1 << 20, ge=1, description="Table size of learned positions.")
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_eps: float = Field(1e-5, gt=0)
+    tied_embeddings: bool = False
+    attention_every: int | None = Field(
+        None, ge=2, description="Hybrid: every k-th layer is attention instead of the mixer."
+    )
+    attention: Attention | None = None
+    ffn: FeedForward | None = None
+    mamba: Mamba | None = None
+    rwkv7: Rwkv7 | None = None
+    retention: Retention | None = None
+
+    def layer_mixers(self) -> tuple[Mixer, ...]:
+        """The mixer of each layer, bottom to top."""
+        every = self.attention_every
+        return tuple(
+            "attention" if every and (i + 1) % every == 0 else self.mixer
+            for i in range(self.num_layers)
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        used = set(self.layer_mixers())
+        sections = {
+            "attention": ({"attention"}, self.attention),
+            "mamba": ({"mamba1", "mamba2"}, self.mamba),
+            "rwkv7": ({"rwkv7"}, self.rwkv7),
+            "retention": ({"retention"}, self.retention),
+        }
+        for key, (mixers, section) in sections.items():
+            if used & mixers and section is None:
+                raise ValueError(f"section '{key}' is missing: mixer '{self.mixer}' needs it")
+            if section is not None and not used & mixers:
+                raise ValueError(f"section '{key}' is set, but no layer uses it; remove it")
+        if self.attention_every and self.attention_every > self.num_layers:
+            raise ValueError(
+                f"attention_every = {self.attention_every} exceeds num_layers = "
+                f"{self.num_layers}, so no layer would be attention; nearest valid: "
+                f"{max(2, self.num_layers)}"
+            )
+        self._check_widths()
+        return self
+
+    def _check_widths(self) -> None:
+        hidden = self.hidden_size
+        if self.mamba and "mamba2" in self.layer_mixers():
+            inner, head = hidden * self.mamba.expand, self.mamba.head_dim
+            if inner % head:
+                raise ValueError(
+                    f"mamba.head_dim = {head} must divide expand × hidden_size = {inner}; "
+                    f"nearest valid: {nearest_divisors(inner, head)}"
+                )
+            if (inner // head) % self.mamba.groups:
+                raise ValueError(
+                    f"mamba.groups = {self.mamba.groups} must divide the {inner // head} heads; "
+                    f"nearest valid: {nearest_divisors(inner // head, self.mamba.groups)}"
+                )
+        if self.rwkv7 and hidden % self.rwkv7.head_dim:
+            raise ValueError(
+                f"rwkv7.head_dim = {self.rwkv7.head_dim} must divide hidden_size = {hidden}; "
+                f"nearest valid: {nearest_divisors(hidden, self.rwkv7.head_dim)}"
+            )
+        if self.retention and (hidden % self.retention.heads or hidden // self.retention.heads % 2):
+            raise ValueError(
+                f"retention.heads = {self.retention.heads} must divide hidden_size = {hidden} "
+                f"into even head dims; nearest valid: "
+                f"{nearest_divisors(hidden // 2, self.retention.heads)}"
+            )
+
+
+def nearest_divisors(number: int, wanted: int) -> str:
+    """The divisors of ``number`` nearest to ``wanted`` below and above, as words for a message."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d < wanted][-1:]
+    above = [d for d in divisors if d > wanted][:1]
+    return " or ".join(str(d) for d in below + above)

@@ -1,0 +1,194 @@
+"""Every type that is written to disk.
+
+A record holds raw samples; statistics are derived on reading. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+DType = Literal["float32", "bfloat16", "float16"]
+KVDType = Literal["auto", "float32", "bfloat16", "float16", "fp8_e4m3", "fp8_e5m2", "int8"]
+ProcedureKind = Literal["ladder", "independent"]
+
+
+class Frozen(BaseModel):
+    """Base of all stored types: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Status(StrEnum):
+    """How a cell ended. Everything but ``OK`` is a result too: a censored point on the plot."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    OVER_BUDGET = "over_budget"
+    ERROR = "error"
+
+
+class Series(Frozen):
+    """One line of the plot: a model on an engine with its settings."""
+
+    name: str
+    backend: str = "native"
+    model: str = Field(description="A name of the catalogue, or the path of a model folder.")
+    dtype: DType = "float32"
+    kv_dtype: KVDType = Field("auto", description="Type of the cached keys and values.")
+    window: int | None = Field(None, ge=1, description="Overrides the model's attention window.")
+    prefill_chunk: int | Literal["whole", "recurrent"] = Field(
+        512, description="Tokens per prefill call, 'whole', or 'recurrent' (token by token)."
+    )
+    page_size: int = Field(256, ge=1, le=4096, description="Tokens per page of the KV cache.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the backend.")
+
+
+class Cell(Frozen):
+    """One point to be measured: a series at a context length and a batch size."""
+
+    scenario: str
+    series: Series
+    context_tokens: int = Field(ge=1)
+    generate_tokens: int = Field(ge=1)
+    batch_size: int = Field(1, ge=1)
+    procedure: ProcedureKind
+    seed: int = 0
+    role: Literal["measure", "sentinel"] = "measure"
+    occurrence: int = Field(0, description="Which repetition of a sentinel this is.")
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides the measurement; equal keys are the same measurement."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Sample(Frozen):
+    """One timed call of the engine.
+
+    ``position`` counts the tokens of context per sequence before the call, ``tokens`` those that
+    the call adds per sequence. ``repeat`` tells repetitions (climbs, decode runs) apart.
+    """
+
+    phase: Literal["prefill", "decode"]
+    position: int
+    tokens: int
+    wall_s: float
+    cpu_s: float
+    device_s: float | None = None
+    repeat: int = 0
+
+
+class MemoryReading(Frozen):
+    """Memory after one prefill chunk or every so many decoded tokens.
+
+    Weights and cache are exact (tensors, or the engine's block accounting). The process figures
+    are the resident set, a cross-check; the device figures the allocator's statistics.
+    """
+
+    phase: Literal["prefill", "decode"]
+    position: int
+    weights_bytes: int
+    cache_used_bytes: int
+    cache_reserved_bytes: int
+    activations_peak_bytes: int | None = None
+    process_bytes: int | None = None
+    process_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+
+class Cost(Frozen):
+    """What the arithmetic of the model demands at this context, from its configuration alone.
+
+    Prefill is for the whole context, decode for one step at the end of it, both for the batch.
+    """
+
+    parameters: int
+    prefill_flops: float
+    prefill_bytes: float
+    decode_flops: float
+    decode_bytes: float
+    cache_bytes: int = Field(description="Cache or state that the formula predicts, page-exact.")
+    cache_bytes_per_token: float = Field(description="Growth per token and sequence; 0 for state.")
+
+
+class Power(Frozen):
+    """Board power over a cell. A reading over too short a window is not valid and says why."""
+
+    valid: bool
+    reasons: tuple[str, ...] = ()
+    prefill_power_w: float | None = None
+    decode_power_w: float | None = None
+    prefill_energy_j: float | None = None
+    decode_energy_j: float | None = None
+    sm_clock_mhz: float | None = None
+    throttle_reasons: tuple[str, ...] = ()
+
+
+class Ceilings(Frozen):
+    """What this machine can do, measured by the run itself in the process that measures."""
+
+    device: str
+    threads: int
+    matmul_flops_per_s: dict[str, float]
+    read_bytes_per_s: float
+    by_threads: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
+class Environment(Frozen):
+    """The machine and the software, as far as they can change a figure."""
+
+    machine: str
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    physical_cores: int
+    logical_cores: int
+    memory_bytes: int
+    threads: int
+    device: str
+    gpu: str | None = None
+    gpu_driver: str | None = None
+    python: str
+    os: str
+    versions: dict[str, str]
+    commit: str | None = None
+    dirty: bool | None = None
+    load_average: float
+    cpu_governor: str | None = None
+    other_gpu_processes: int | None = None
+
+
+class Record(Frozen):
+    """All that is known of one measured cell."""
+
+    schema_version: int = SCHEMA_VERSION
+    cell: Cell
+    status: Status
+    detail: str = Field("", description="Why the status is not ok, and what would help.")
+    predicted_s: float | None = Field(None, description="Only for over_budget: the prediction.")
+    samples: tuple[Sample, ...] = ()
+    warmups: tuple[Sample, ...] = ()
+    memory: tuple[MemoryReading, ...] = ()
+    stopped_by: Literal["noise", "time", "count"] | None = None
+    cost: Cost | None = None
+    power: Power | None = None
+    ceilings: Ceilings | None = None
+    environment: Environment | None = None
+    engine: dict[str, Any] = Field(
+        default_factory=dict, description="What the engine says of itself; cached_tokens among it."
+    )
+    climb_s: float | None = Field(
+        None, description="Ladder: wall time from the climb's start to this rung, all included."
+    )
+    started_at: str = Field("", description="UTC, ISO 8601.")
+    elapsed_s: float = 0.0
