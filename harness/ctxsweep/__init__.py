@@ -1,3 +1,3 @@
-"""What a longer context costs, in time, memory and quality, on this architecture and this machine."""
+"""What a longer context costs on this architecture and this machine."""
 
 __version__ = "0.1.0"
