@@ -1,0 +1,155 @@
+"""A causal language model: embedding, layers, norm, head, and the state of all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, norm
+
+# mixer name -> "module:class"; a class takes (config, layer index)
+MIXERS = {
+    "attention": "ctxsweep.models.attention:AttentionMixer",
+    "mamba1": "ctxsweep.models.mamba1:Mamba1Mixer",
+    "mamba2": "ctxsweep.models.mamba2:Mamba2Mixer",
+    "rwkv7": "ctxsweep.models.rwkv7:Rwkv7Mixer",
+    "retention": "ctxsweep.models.retnet:RetentionMixer",
+}
+
+
+def _build(path: str, config: ModelConfig, layer: int) -> Mixer:
+    module, name = path.split(":")
+    factory: Callable[[ModelConfig, int], Mixer] = getattr(import_module(module), name)
+    return factory(config, layer)
+
+
+class Layer(nn.Module):
+    """Pre-norm residual layer: a mixer, then a feed-forward block where the model has one."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        kind = config.layer_mixers()[index]
+        self.mixer_norm = norm(config)
+        self.mixer = _build(MIXERS[kind], config, index)
+        self.ffn_norm: nn.Module | None = None
+        self.ffn: nn.Module | None = None
+        if kind == "rwkv7":
+            self.ffn = _build("ctxsweep.models.rwkv7:ChannelMix", config, index)
+        elif config.ffn is not None:
+            from ctxsweep.models.feed_forward import feed_forward
+
+            self.ffn = feed_forward(config)
+        if self.ffn is not None:
+            self.ffn_norm = norm(config)
+
+    def states(self, spec: StateSpec) -> tuple[LayerState, ...]:
+        """One state for every stateful part, mixer first."""
+        parts = [part for part in (self.mixer, self.ffn) if isinstance(part, Mixer)]
+        return tuple(part.new_state(spec) for part in parts)
+
+    def forward(self, x: Tensor, states: tuple[LayerState, ...], step: Step) -> Tensor:
+        x = x + self.mixer(self.mixer_norm(x), states[0], step)
+        if self.ffn is None or self.ffn_norm is None:
+            return x
+        ffn = partial(self.ffn, state=states[1], step=step) if len(states) > 1 else self.ffn
+        return x + ffn(self.ffn_norm(x))
+
+
+class ModelState:
+    """The states of all layers and the number of tokens that they have seen."""
+
+    def __init__(self, layers: list[tuple[LayerState, ...]]) -> None:
+        self.layers = layers
+        self.length = 0
+
+    def _all(self) -> list[LayerState]:
+        return [state for layer in self.layers for state in layer]
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(state.used_bytes for state in self._all())
+
+    @property
+    def reserved_bytes(self) -> int:
+        return sum(state.reserved_bytes for state in self._all())
+
+    def snapshot(self) -> tuple[int, list[object]]:
+        """Mark the present; only the newest mark is valid."""
+        return self.length, [state.snapshot() for state in self._all()]
+
+    def restore(self, mark: tuple[int, list[object]]) -> None:
+        """Return to the mark, any number of times."""
+        self.length, marks = mark
+        for state, layer_mark in zip(self._all(), marks, strict=True):
+            state.restore(layer_mark)
+
+    def clear(self) -> None:
+        """Forget all tokens; reservations stay."""
+        self.length = 0
+        for state in self._all():
+            state.clear()
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, logits out; the context is in the state alone.
+
+    ``forward`` with many tokens is a (chunk of a) prefill, with one token a decode step: any split
+    of the same tokens gives the same logits.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.attention is not None and config.attention.position == "learned"
+        self.positions = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
+        # RWKV normalises the embedding once, as ln0 of its first layer.
+        self.embedding_norm = norm(config) if config.mixer == "rwkv7" else None
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
+        self.norm = norm(config)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def new_state(self, spec: StateSpec) -> ModelState:
+        """An empty state for a batch."""
+        return ModelState([layer.states(spec) for layer in self.layers])
+
+    def forward(self, tokens: Tensor, state: ModelState, all_logits: bool = False) -> Tensor:
+        """``tokens [B, T]`` to logits of the last token ``[B, V]``, or of all ``[B, T, V]``."""
+        step = Step(start=state.length)
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            last = state.length + tokens.shape[1]
+            x = x + self.positions.weight[state.length : last]
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        for layer, states in zip(self.layers, state.layers, strict=True):
+            x = layer(x, states, step)
+        state.length += tokens.shape[1]
+        x = x if all_logits else x[:, -1]
+        return self.head(self.norm(x))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, tied ones once."""
+    tensors: dict[int, Tensor] = {t.data_ptr(): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def build(
+    config: ModelConfig, seed: int, dtype: torch.dtype, device: torch.device
+) -> LanguageModel:
+    """A model with seeded random weights, in evaluation mode, without gradients.
+
+    Parts may refine their own initialisation in ``reset_parameters``.
+    """
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LanguageModel(config).to(dtype).eval()
+    return model.requires_grad_(False)
