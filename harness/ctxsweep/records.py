@@ -9,7 +9,7 @@ import hashlib
 import json
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,11 +42,13 @@ class Series(Frozen):
 
     name: str
     backend: str = "native"
-    model: str = Field(description="A name of the catalogue, or the path of a model folder.")
+    model: str | dict[str, Any] = Field(
+        description="A name of the catalogue, the path of a model folder, or a configuration."
+    )
     dtype: DType = "float32"
     kv_dtype: KVDType = Field("auto", description="Type of the cached keys and values.")
     window: int | None = Field(None, ge=1, description="Overrides the model's attention window.")
-    prefill_chunk: int | Literal["whole", "recurrent"] = Field(
+    prefill_chunk: Annotated[int, Field(ge=1)] | Literal["whole", "recurrent"] = Field(
         512, description="Tokens per prefill call, 'whole', or 'recurrent' (token by token)."
     )
     page_size: int = Field(256, ge=1, le=4096, description="Tokens per page of the KV cache.")

@@ -1,0 +1,410 @@
+"""The scenario file: its schema, how it is loaded for a device, and its expansion into cells.
+
+A file is a mapping. ``defaults`` lie under every series; the ``cpu`` or ``cuda`` section lies over
+the whole file on that device (mappings merge key by key, null removes a key); options of the
+command line lie over both.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from ctxsweep.records import Cell, Frozen, ProcedureKind, Series
+from ctxsweep.scenario_messages import first_error, nearest
+from ctxsweep.scenario_yaml import (
+    Document,
+    ScenarioError,
+    merge,
+    parse_value,
+    read_document,
+)
+
+__all__ = [
+    "Budgets",
+    "Device",
+    "Procedure",
+    "Scenario",
+    "ScenarioError",
+    "Sentinel",
+    "blocks",
+    "expand",
+    "load_scenario",
+    "parse_contexts",
+]
+
+Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+MAX_CONTEXT_TOKENS = 1 << 24
+MAX_CELLS = 10_000
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
+_TOKENS = r"(\d{1,9})([km]?)"
+_RANGE = re.compile(rf"{_TOKENS}(?:-{_TOKENS}([*+]){_TOKENS})?", re.IGNORECASE)
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)", re.IGNORECASE)
+
+
+def parse_contexts(value: Any) -> tuple[int, ...]:
+    """Context lengths in tokens, ascending and without repetition; ``k`` is 1024.
+
+    Takes a number, a text of items parted by commas (``4k``, ``1k-128k*2``, ``1k-16k+1k``; a
+    range stops at the last step that does not pass its end), or a list of these. Raises
+    ``ValueError``.
+    """
+    items = value if isinstance(value, list | tuple) else [value]
+    lengths: set[int] = set()
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, int | str):
+            raise ValueError(f"{item!r} is not a context length; write 4096, 4k or 1k-128k*2")
+        for text in str(item).split(","):
+            lengths.update(_range(text.strip()))
+    if not lengths:
+        raise ValueError("no context length is given; write for example 1k-128k*2")
+    if min(lengths) < 1:
+        raise ValueError("a context has at least 1 token; nearest valid: 1")
+    if max(lengths) > MAX_CONTEXT_TOKENS:
+        raise ValueError(f"{max(lengths)} tokens is too long; nearest valid: {MAX_CONTEXT_TOKENS}")
+    return tuple(sorted(lengths))
+
+
+def _range(text: str) -> Iterator[int]:
+    match = _RANGE.fullmatch(text)
+    if not match:
+        hint = f"; say how to step, as in {text}*2" if re.fullmatch(r"\w+-\w+", text) else ""
+        raise ValueError(
+            f"'{text[:40]}' is not a context length{hint or '; write 4k, 1k-128k*2 or 1k-16k+1k'}"
+        )
+    start = int(match[1]) * _UNITS[match[2].lower()]
+    if match[5] is None:
+        yield start
+        return
+    stop = int(match[3]) * _UNITS[match[4].lower()]
+    step = int(match[6]) * _UNITS[match[7].lower()]
+    if stop < start:
+        raise ValueError(f"'{text}' ends below its start; nearest valid: {match[1]}{match[2]}")
+    if step < (2 if match[5] == "*" else 1) or start < 1:
+        raise ValueError(f"'{text}' does not step forward; nearest valid step: *2")
+    if match[5] == "+" and (stop - start) // step > MAX_CELLS:
+        raise ValueError(f"'{text}' holds more than {MAX_CELLS} lengths; take a larger step")
+    while start <= stop:
+        yield start
+        start = start * step if match[5] == "*" else start + step
+
+
+def _tokens(value: Any) -> int:
+    lengths = parse_contexts(value)
+    if len(lengths) != 1:
+        raise ValueError("must be one context length, such as 4k")
+    return lengths[0]
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = _BYTES.fullmatch(value.strip())
+    if not match:
+        raise ValueError(f"'{value[:40]}' is not an amount of memory; write 8GiB or 500MB")
+    unit = match[2].upper()
+    factor = (1024 if "I" in unit else 1000) ** "BKMGT".index(unit[0])
+    return int(float(match[1]) * factor)
+
+
+def _tuple(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Contexts = Annotated[tuple[int, ...], BeforeValidator(parse_contexts)]
+ContextTokens = Annotated[int, BeforeValidator(_tokens)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Sentinel(Frozen):
+    """One small cell, repeated through the sweep: if it drifts, so did the machine."""
+
+    series: str | None = Field(None, description="Default: the first series of the file.")
+    context: ContextTokens = Field(1024, description="Context length, as 4k.")
+    every: int = Field(3, ge=1, description="Blocks between two sentinels; one at each end too.")
+
+
+class Procedure(Frozen):
+    """How a cell is measured, and when it is enough."""
+
+    kind: ProcedureKind = Field(
+        "ladder", description="ladder: one climb, timed at every rung. independent: each afresh."
+    )
+    order: Literal["random", "abba"] = Field(
+        "random", description="Order of the series; abba alternates them cell by cell."
+    )
+    repeats: int = Field(
+        3, ge=1, le=1000, description="Prefills of a cell, or climbs to a rung, at most."
+    )
+    extra_climb_share: float = Field(
+        0.15,
+        ge=0,
+        le=100,
+        description="Ladder: time for repeated, shorter climbs as a share of the longest climb's.",
+    )
+    warmup_tokens: int = Field(
+        64, ge=0, le=1 << 20, description="Tokens prefilled, and steps decoded at most, unrecorded."
+    )
+    min_samples: int = Field(8, ge=1, le=1 << 20, description="Decode steps before noise may stop.")
+    max_noise: float = Field(
+        0.05, gt=0, le=1, description="Stop when the median's relative half-interval is below it."
+    )
+    max_cell_s: Seconds = Field(2.0, description="Time for timing the decode of one cell.")
+    memory_every_tokens: int = Field(
+        64, ge=1, le=1 << 20, description="Decoded tokens between two memory readings."
+    )
+    sentinel: Sentinel | None = None
+
+    @model_validator(mode="after")
+    def _alternation(self) -> Self:
+        if self.order == "abba" and self.kind == "ladder":
+            raise ValueError(
+                "order 'abba' alternates single cells, a ladder climbs through them all; "
+                "set kind: independent, or order: random"
+            )
+        return self
+
+
+class Budgets(Frozen):
+    """What a sweep may take. A cell that would take more is stored as such, and not run."""
+
+    memory_bytes: Bytes | None = Field(
+        None, description="Of a child process, as 8GiB. Default: most of what is free."
+    )
+    load_s: Seconds = Field(120.0, description="Loading one series.")
+    cell_s: Seconds = Field(300.0, description="One cell; predicted or measured above: not run.")
+    series_s: Seconds = Field(1800.0, description="One series with all its cells.")
+
+
+class Scenario(Frozen):
+    """A whole sweep, resolved for one device."""
+
+    name: str = Field("", pattern=rf"^{NAME}$", description="Default: the file's name.")
+    question: str = Field("", description="What the sweep shall answer, for the report.")
+    device: Device = "cpu"
+    contexts: Contexts = Field(description="Context lengths: [1024, 4096] or 1k-128k*2.")
+    generate_tokens: int = Field(64, ge=1, le=1 << 20, description="Steps decoded at a context.")
+    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_tuple)] = Field(
+        (1,), min_length=1, description="Sequences at a time; every size is swept."
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of prompts, weights and order.")
+    threads: int | None = Field(None, ge=1, le=4096, description="Default: the physical cores.")
+    procedure: Procedure = Procedure()
+    budgets: Budgets = Budgets()
+    series: tuple[Series, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        cells = len(self.series) * len(self.contexts) * len(self.batch_sizes)
+        if cells > MAX_CELLS:
+            raise ValueError(f"{cells} cells; at most {MAX_CELLS} make a sweep, take fewer")
+        return self
+
+
+FindProblem = Callable[[Series], tuple[str, str] | None]
+
+
+def load_scenario(
+    path: Path,
+    device: Device = "cpu",
+    overrides: Sequence[str] = (),
+    *,
+    contexts: str | None = None,
+    series: str | None = None,
+    seed: int | None = None,
+    find_problem: FindProblem | None = None,
+) -> Scenario:
+    """Read a scenario file for a device, with what the command line says laid over it.
+
+    ``overrides`` are ``key.path=value`` of ``--set``; ``contexts``, ``series`` (names parted by
+    commas) and ``seed`` are the options of these names. ``find_problem`` says key and message if
+    a series can never run (the engines know, this module does not). Raises ``ScenarioError``.
+    """
+    document = read_document(path)
+    _apply_profile(document, device)
+    for text in overrides:
+        _apply_override(document, text)
+    if contexts is not None:
+        document.put(("contexts",), contexts, f"--contexts {contexts}")
+    if seed is not None:
+        document.put(("seed",), seed, f"--seed {seed}")
+    names = _apply_defaults(document)
+    scenario = _validate(document, path, device, names)
+    _check_sentinel(document, scenario)
+    for one in scenario.series if find_problem else ():
+        problem = find_problem(one) if find_problem else None
+        if problem:
+            key, message = problem
+            raise document.error(("series", one.name, *key.split(".")), message)
+    return scenario if series is None else _select(scenario, series)
+
+
+def _apply_profile(document: Document, device: Device) -> None:
+    if "device" in document.data:
+        raise document.error(("device",), f"unknown key; write a '{device}:' section, or --device")
+    profiles: dict[str, Any] = {}
+    for name in DEVICES:
+        profiles[name] = document.data.pop(name, None)
+        if not isinstance(profiles[name], dict | None):
+            raise document.error((name,), "must be a mapping that is laid over the file")
+        for nested in ("device", *DEVICES):
+            if nested in (profiles[name] or {}):
+                raise document.error((name, nested), "unknown key; a profile holds no profile")
+    document.data = merge(document.data, profiles[device] or {})
+    document.overlay((), (device,))
+
+
+def _apply_override(document: Document, text: str) -> None:
+    key, equals, value = text.partition("=")
+    place = f"--set {text[:80]}"
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise ScenarioError(place, "", "write it as key=value, as in procedure.repeats=5")
+    if path[0] in ("device", *DEVICES):
+        raise ScenarioError(place, key, "cannot be set; choose the profile with --device")
+    document.put(path, parse_value(value, place), place)
+
+
+def _apply_defaults(document: Document) -> list[str]:
+    """Lay each series over the defaults, make the mapping a list; its names in order."""
+    defaults = document.data.pop("defaults", None) or {}
+    series = document.data.get("series")
+    if not isinstance(defaults, dict):
+        raise document.error(("defaults",), "must be a mapping of keys of a series")
+    if not isinstance(series, dict) or not series:
+        what = "is missing" if "series" not in document.data else "is empty or not a mapping"
+        raise document.error(("series",), f"{what}; write a name and below it 'model: tiny-gqa'")
+    for name, body in series.items():
+        if not re.fullmatch(NAME, name):
+            raise document.error(("series", name), "a name is made of letters, digits and . _ -")
+        if not isinstance(body, dict | None):
+            raise document.error(("series", name), "must be a mapping such as 'model: tiny-gqa'")
+        if "name" in (body or {}):
+            raise document.error(("series", name, "name"), "unknown key; the name is above")
+        document.overlay(("series", name), ("defaults",), under=True)
+    document.data["series"] = [
+        {**merge(defaults, body or {}), "name": name} for name, body in series.items()
+    ]
+    return list(series)
+
+
+def _validate(document: Document, path: Path, device: Device, names: list[str]) -> Scenario:
+    data = {"name": path.stem, **document.data, "device": device}
+    try:
+        return Scenario.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        place, key, message = first_error(error, Scenario, document, names)
+        raise ScenarioError(place, key, message) from None
+
+
+def _check_sentinel(document: Document, scenario: Scenario) -> None:
+    sentinel = scenario.procedure.sentinel
+    names = [one.name for one in scenario.series]
+    if sentinel and sentinel.series is not None and sentinel.series not in names:
+        raise document.error(
+            ("procedure", "sentinel", "series"),
+            f"no series is named '{sentinel.series}'; {nearest(sentinel.series, names)}",
+        )
+
+
+def _select(scenario: Scenario, wanted: str) -> Scenario:
+    """Keep the series named, in their order. A sentinel that goes with them moves to the first."""
+    by_name = {one.name: one for one in scenario.series}
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    for name in names or [""]:
+        if name not in by_name:
+            message = f"no series is named '{name}'; {nearest(name, list(by_name))}"
+            raise ScenarioError(f"--series {wanted[:80]}", "", message)
+    procedure = scenario.procedure
+    if procedure.sentinel and procedure.sentinel.series not in names:
+        moved = procedure.sentinel.model_copy(update={"series": names[0]})
+        procedure = procedure.model_copy(update={"sentinel": moved})
+    kept = tuple(by_name[name] for name in dict.fromkeys(names))
+    return scenario.model_copy(update={"series": kept, "procedure": procedure})
+
+
+def expand(scenario: Scenario) -> tuple[Cell, ...]:
+    """The cells in the order in which they are to be measured; pure, seeded by ``seed``.
+
+    Random order shuffles the series (and, where cells are independent, each one's contexts);
+    a ladder climbs. ``abba`` goes through the series forward and back, context by context.
+    """
+    ordered = _abba(scenario) if scenario.procedure.order == "abba" else _random(scenario)
+    sentinel = scenario.procedure.sentinel
+    if sentinel is None:
+        return tuple(cell for block in ordered for cell in block)
+    name = sentinel.series or scenario.series[0].name
+    watched = next(one for one in scenario.series if one.name == name)
+    cells: list[Cell] = []
+    stops = [i for i in range(len(ordered)) if i % sentinel.every == 0] + [len(ordered)]
+    for occurrence, (start, end) in enumerate(zip(stops, [*stops[1:], stops[-1]], strict=True)):
+        cells.append(
+            _cell(scenario, watched, sentinel.context, scenario.batch_sizes[0]).model_copy(
+                update={
+                    "role": "sentinel",
+                    "procedure": "independent",
+                    "occurrence": occurrence,
+                }
+            )
+        )
+        cells.extend(cell for block in ordered[start:end] for cell in block)
+    return tuple(cells)
+
+
+def blocks(cells: Sequence[Cell]) -> Iterator[tuple[Cell, ...]]:
+    """Neighbouring cells that one child process measures with one loaded model."""
+
+    def same(cell: Cell) -> tuple[str, int, str, int]:
+        return cell.series.name, cell.batch_size, cell.role, cell.occurrence
+
+    for _, block in groupby(cells, key=same):
+        yield tuple(block)
+
+
+def _cell(scenario: Scenario, series: Series, context_tokens: int, batch_size: int) -> Cell:
+    return Cell(
+        scenario=scenario.name,
+        series=series,
+        context_tokens=context_tokens,
+        generate_tokens=scenario.generate_tokens,
+        batch_size=batch_size,
+        procedure=scenario.procedure.kind,
+        seed=scenario.seed,
+    )
+
+
+def _random(scenario: Scenario) -> list[list[Cell]]:
+    rng = random.Random(scenario.seed)
+    found = []
+    for series in scenario.series:
+        for batch_size in scenario.batch_sizes:
+            contexts = list(scenario.contexts)
+            if scenario.procedure.kind == "independent":
+                rng.shuffle(contexts)
+            found.append([_cell(scenario, series, n, batch_size) for n in contexts])
+    rng.shuffle(found)
+    return found
+
+
+def _abba(scenario: Scenario) -> list[list[Cell]]:
+    points = [(b, n) for b in scenario.batch_sizes for n in scenario.contexts]
+    return [
+        [_cell(scenario, series, context_tokens, batch_size)]
+        for turn, (batch_size, context_tokens) in enumerate(points)
+        for series in (scenario.series if turn % 2 == 0 else reversed(scenario.series))
+    ]
