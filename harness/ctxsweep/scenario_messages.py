@@ -31,7 +31,8 @@ _BOUNDS = {
 
 def nearest(word: str, choices: Sequence[str]) -> str:
     """``did you mean 'x'?``, or the choices there are if none is near."""
-    near = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), choices, n=1)
+    near = near or [choice for choice in choices if word and choice.startswith(word.lower())]
     if near:
         return f"did you mean '{near[0]}'?"
     return f"there are: {', '.join(sorted(choices))}" if choices else "there are none"
@@ -50,7 +51,7 @@ def first_error(
 
     def line(path: KeyPath) -> tuple[int, int]:
         number = re.search(r":(\d+)$", document.place(path))
-        return (int(number[1]), len(path)) if number else (0, len(path))
+        return (int(number[1]) if number else 0, -len(path))
 
     path = min(by_path, key=line)
     return document.place(path), dotted(path), _combined(by_path[path], path, model)
@@ -133,8 +134,8 @@ def _message(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> st
         return f"must be made of letters, digits and . _ -, not {value}; set 'name:'"
     if kind == "too_short":
         return "must hold at least one"
-    if words := _expected(details):
-        return f"must be {words}, not {value}"
+    if expected := _expected(details):
+        return f"must be {expected}, not {value}"
     return f"{details['msg'][:1].lower()}{details['msg'][1:]}"
 
 

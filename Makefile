@@ -1,0 +1,56 @@
+# Every target sets itself up first; nothing but Python 3.11 and make is needed.
+SCENARIO ?= long_ctx
+ARGS ?=
+RUN ?=
+
+BIN := .venv/bin
+SETUP_INPUTS := pyproject.toml constraints/cpu.txt constraints/cuda.txt tools/setup.sh
+READY_TO_RUN := .venv/.ready-to-run
+READY_TO_TEST := .venv/.ready-to-test
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep report test bench lint schema clean
+
+help: ## show this list
+	@echo 'What a longer context costs, on this architecture and this machine.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make sweep SCENARIO=smoke ARGS="--contexts 1k-8k*2 --series gqa,mamba2"'
+
+setup: $(READY_TO_TEST) ## create .venv with all that sweeps, tests and linters need
+
+sweep: $(READY_TO_RUN) ## run a scenario and write its report: SCENARIO=long_ctx ARGS="--resume"
+	@$(BIN)/ctxsweep run $(SCENARIO) $(ARGS)
+
+report: $(READY_TO_RUN) ## write a run's report again: RUN=results/long_ctx/... (default: the latest)
+	@$(BIN)/ctxsweep report $(RUN) $(ARGS)
+
+test: $(READY_TO_TEST) ## run the tests on all cores: ARGS="-k scenario"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --ignore tests/bench \
+		$(ARGS)
+
+bench: $(READY_TO_TEST) ## measure the speed ratios, alone on the machine: ARGS="-k decode"
+	@$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
+
+lint: $(READY_TO_TEST) ## ruff, mypy and the import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+schema: $(READY_TO_RUN) ## write scenarios/schema.json from the code
+	@$(BIN)/ctxsweep schema > scenarios/schema.json.new && mv scenarios/schema.json.new scenarios/schema.json
+
+clean: ## remove .venv and caches; results stay
+	@rm -rf .venv .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find harness kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY_TO_RUN): $(SETUP_INPUTS)
+	@if [ -e $(READY_TO_TEST) ]; then tools/setup.sh test; touch $(READY_TO_TEST); \
+	else tools/setup.sh run; fi
+	@touch $@
+
+$(READY_TO_TEST): $(SETUP_INPUTS)
+	@tools/setup.sh test
+	@touch $(READY_TO_RUN) $@
