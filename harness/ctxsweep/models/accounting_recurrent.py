@@ -1,0 +1,225 @@
+"""What one layer of each recurrent mixer demands, by arithmetic on its configuration.
+
+FLOPs are those of products and sums in the form that runs: the chunked form in prefill, the
+recurrence in decode. Norms, activations, exponentials and masks are left out. All of them are
+per token, whatever the context: that is what makes these models linear. Never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ctxsweep.models.config import Mamba, ModelConfig, Retention, Rwkv7
+
+# Tokens per chunk in prefill: the defaults of the ops.
+SSD_CHUNK = 64
+WKV7_CHUNK = 32
+RETENTION_CHUNK = 128
+
+PerLayer = Callable[[ModelConfig, int], int]
+
+
+@dataclass(frozen=True)
+class MixerCost:
+    """Costs of one layer, as functions of (config, layer index)."""
+
+    parameters: PerLayer
+    prefill_flops: PerLayer
+    decode_flops: PerLayer
+    # (values of the model's dtype, values of the recurrent dtype) for one sequence
+    state_values: Callable[[ModelConfig], tuple[int, int]]
+
+    def state_bytes(self, config: ModelConfig, element_bytes: int) -> int:
+        """Bytes of one sequence's state; ``element_bytes``: of the model's dtype.
+
+        The recurrent part is never narrower than float32.
+        """
+        narrow, recurrent = self.state_values(config)
+        return narrow * element_bytes + recurrent * max(4, element_bytes)
+
+    def decode_bytes(self, config: ModelConfig, element_bytes: int) -> int:
+        """Least bytes that a decode step moves for a sequence, weights aside: in and out again."""
+        return 2 * self.state_bytes(config, element_bytes)
+
+    def prefill_bytes(self, config: ModelConfig, element_bytes: int) -> int:
+        """Least bytes that a whole prefill moves, weights aside: the state, once, at its end."""
+        return self.state_bytes(config, element_bytes)
+
+
+def _mamba(config: ModelConfig) -> tuple[Mamba, int, int]:
+    """The section, hidden and inner width."""
+    assert config.mamba is not None
+    return config.mamba, config.hidden_size, config.hidden_size * config.mamba.expand
+
+
+# Mamba-1 ------------------------------------------------------------------------------------
+
+
+def _mamba1_linears(config: ModelConfig) -> int:
+    mamba, hidden, inner = _mamba(config)
+    rank = mamba.dt_rank or -(-hidden // 16)
+    return 3 * hidden * inner + inner * (rank + 2 * mamba.state_size) + rank * inner
+
+
+def _mamba1_parameters(config: ModelConfig, layer: int) -> int:
+    mamba, _, inner = _mamba(config)
+    per_channel = mamba.conv_kernel + mamba.state_size + 3  # + biases of conv and dt, D
+    return _mamba1_linears(config) + inner * per_channel
+
+
+def _mamba1_flops(config: ModelConfig, layer: int) -> int:
+    mamba, _, inner = _mamba(config)
+    scan = 6 * inner * mamba.state_size  # dt A, (dt u) B, two of the recurrence, two of h C
+    return 2 * _mamba1_linears(config) + 2 * mamba.conv_kernel * inner + scan
+
+
+def _mamba1_state(config: ModelConfig) -> tuple[int, int]:
+    mamba, _, inner = _mamba(config)
+    return (mamba.conv_kernel - 1) * inner, inner * mamba.state_size
+
+
+# Mamba-2 ------------------------------------------------------------------------------------
+
+
+def _mamba2_widths(config: ModelConfig) -> tuple[int, int, int]:
+    """Heads, channels of the convolution, weights of the two projections."""
+    mamba, hidden, inner = _mamba(config)
+    heads, conv = inner // mamba.head_dim, inner + 2 * mamba.groups * mamba.state_size
+    return heads, conv, hidden * (inner + conv + heads) + inner * hidden
+
+
+def _mamba2_parameters(config: ModelConfig, layer: int) -> int:
+    mamba, _, inner = _mamba(config)
+    heads, conv, linears = _mamba2_widths(config)
+    return linears + conv * (mamba.conv_kernel + 1) + 3 * heads + inner
+
+
+def _mamba2_shared_flops(config: ModelConfig) -> int:
+    mamba, _, _ = _mamba(config)
+    _, conv, linears = _mamba2_widths(config)
+    return 2 * linears + 2 * mamba.conv_kernel * conv
+
+
+def _mamba2_prefill_flops(config: ModelConfig, layer: int) -> int:
+    mamba, _, inner = _mamba(config)
+    inside = 2 * SSD_CHUNK * (mamba.groups * mamba.state_size + inner)
+    return _mamba2_shared_flops(config) + inside + 4 * inner * mamba.state_size
+
+
+def _mamba2_decode_flops(config: ModelConfig, layer: int) -> int:
+    mamba, _, inner = _mamba(config)
+    return _mamba2_shared_flops(config) + 5 * inner * mamba.state_size
+
+
+def _mamba2_state(config: ModelConfig) -> tuple[int, int]:
+    mamba, _, inner = _mamba(config)
+    _, conv, _ = _mamba2_widths(config)
+    return (mamba.conv_kernel - 1) * conv, inner * mamba.state_size
+
+
+# RWKV-7: time mix and channel mix -----------------------------------------------------------
+
+
+def _rwkv7(config: ModelConfig) -> Rwkv7:
+    assert config.rwkv7 is not None
+    return config.rwkv7
+
+
+def _rwkv7_linears(config: ModelConfig, layer: int) -> int:
+    section, hidden = _rwkv7(config), config.hidden_size
+    ranks = section.decay_rank + section.rate_rank + section.gate_rank
+    ranks += section.value_rank if layer else 0
+    return 4 * hidden * hidden + 2 * hidden * ranks
+
+
+def rwkv7_ffn_parameters(config: ModelConfig) -> int:
+    """Parameters of one layer's channel mix."""
+    size = _rwkv7(config).ffn_size or 4 * config.hidden_size
+    return config.hidden_size * (2 * size + 1)
+
+
+def _rwkv7_parameters(config: ModelConfig, layer: int) -> int:
+    # 6 mixes, biases of decay, rate and (above layer 0) value, 3 scales, norm's weight and bias
+    vectors = 6 + (3 if layer else 2) + 3 + 2
+    return _rwkv7_linears(config, layer) + vectors * config.hidden_size
+
+
+def rwkv7_ffn_flops(config: ModelConfig) -> int:
+    """FLOPs per token of one layer's channel mix."""
+    return 2 * (rwkv7_ffn_parameters(config) - config.hidden_size)
+
+
+def _rwkv7_prefill_flops(config: ModelConfig, layer: int) -> int:
+    dim = _rwkv7(config).head_dim
+    pairs = WKV7_CHUNK * (8 + 2 + 1 + 4)  # queries × keys, then values: of keys, solve, of outputs
+    return 2 * _rwkv7_linears(config, layer) + config.hidden_size * (pairs + 8 * dim)
+
+
+def _rwkv7_decode_flops(config: ModelConfig, layer: int) -> int:
+    state = config.hidden_size * _rwkv7(config).head_dim
+    return 2 * _rwkv7_linears(config, layer) + 9 * state  # S a, decay, two outer products, S r
+
+
+def _rwkv7_state(config: ModelConfig) -> tuple[int, int]:
+    return config.hidden_size, config.hidden_size * _rwkv7(config).head_dim
+
+
+def rwkv7_ffn_state_bytes(config: ModelConfig, element_bytes: int) -> int:
+    """Bytes of one sequence's channel-mix state in one layer: the last token."""
+    return config.hidden_size * element_bytes
+
+
+# Retention ----------------------------------------------------------------------------------
+
+
+def _retention(config: ModelConfig) -> tuple[Retention, int, int]:
+    """The section, hidden and value width."""
+    assert config.retention is not None
+    return config.retention, config.hidden_size, config.hidden_size * config.retention.value_expand
+
+
+def _retention_linears(config: ModelConfig) -> int:
+    _, hidden, value = _retention(config)
+    return hidden * (2 * hidden + 3 * value)
+
+
+def _retention_parameters(config: ModelConfig, layer: int) -> int:
+    _, _, value = _retention(config)
+    return _retention_linears(config) + 2 * value
+
+
+def _retention_prefill_flops(config: ModelConfig, layer: int) -> int:
+    section, hidden, value = _retention(config)
+    inside = 2 * RETENTION_CHUNK * (hidden + value)
+    return 2 * _retention_linears(config) + inside + 4 * hidden * value // section.heads
+
+
+def _retention_decode_flops(config: ModelConfig, layer: int) -> int:
+    section, hidden, value = _retention(config)
+    return 2 * _retention_linears(config) + 5 * hidden * value // section.heads
+
+
+def _retention_state(config: ModelConfig) -> tuple[int, int]:
+    section, hidden, value = _retention(config)
+    return 0, hidden * value // section.heads
+
+
+RECURRENT: Mapping[str, MixerCost] = MappingProxyType(
+    {
+        "mamba1": MixerCost(_mamba1_parameters, _mamba1_flops, _mamba1_flops, _mamba1_state),
+        "mamba2": MixerCost(
+            _mamba2_parameters, _mamba2_prefill_flops, _mamba2_decode_flops, _mamba2_state
+        ),
+        "rwkv7": MixerCost(
+            _rwkv7_parameters, _rwkv7_prefill_flops, _rwkv7_decode_flops, _rwkv7_state
+        ),
+        "retention": MixerCost(
+            _retention_parameters,
+            _retention_prefill_flops,
+            _retention_decode_flops,
+            _retention_state,
+        ),
+    }
+)
