@@ -1,8 +1,8 @@
 """What one layer of each recurrent mixer demands, by arithmetic on its configuration.
 
-FLOPs are those of products and sums in the form that runs: the chunked form in prefill, the
-recurrence in decode. Norms, activations, exponentials and masks are left out. All of them are
-per token, whatever the context: that is what makes these models linear. Never imports torch.
+FLOPs are products and sums of the form that runs: the chunked form in prefill, the recurrence
+in decode. Norms, activations, exponentials and masks are left out. Per token they are the same
+at every context: that is what makes these models linear. Never imports torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ctxsweep.models.config import Mamba, ModelConfig, Retention, Rwkv7
+from ctxsweep.records import DType
 
 # Tokens per chunk in prefill: the defaults of the ops.
 SSD_CHUNK = 64
@@ -23,29 +24,43 @@ PerLayer = Callable[[ModelConfig, int], int]
 
 @dataclass(frozen=True)
 class MixerCost:
-    """Costs of one layer, as functions of (config, layer index)."""
+    """One layer's costs: functions of (config, layer index); FLOPs are per token.
+
+    RWKV-7's channel mix is a part of its FLOPs and state, and apart in the parameters.
+    """
 
     parameters: PerLayer
     prefill_flops: PerLayer
     decode_flops: PerLayer
-    # (values of the model's dtype, values of the recurrent dtype) for one sequence
+    # of one sequence: (values of the model's dtype, values of the recurrent dtype)
     state_values: Callable[[ModelConfig], tuple[int, int]]
 
-    def state_bytes(self, config: ModelConfig, element_bytes: int) -> int:
-        """Bytes of one sequence's state; ``element_bytes``: of the model's dtype.
 
-        The recurrent part is never narrower than float32.
-        """
-        narrow, recurrent = self.state_values(config)
-        return narrow * element_bytes + recurrent * max(4, element_bytes)
+def mixer_parameters(config: ModelConfig, kind: str, layer: int) -> int:
+    """Parameters of one layer's mixer."""
+    return RECURRENT[kind].parameters(config, layer)
 
-    def decode_bytes(self, config: ModelConfig, element_bytes: int) -> int:
-        """Least bytes that a decode step moves for a sequence, weights aside: in and out again."""
-        return 2 * self.state_bytes(config, element_bytes)
 
-    def prefill_bytes(self, config: ModelConfig, element_bytes: int) -> int:
-        """Least bytes that a whole prefill moves, weights aside: the state, once, at its end."""
-        return self.state_bytes(config, element_bytes)
+def ffn_parameters(config: ModelConfig) -> int:
+    """Parameters of one layer of RWKV-7's channel mix."""
+    return _channel_mix_linears(config) + config.hidden_size
+
+
+def state_bytes(config: ModelConfig, kind: str, dtype: DType) -> int:
+    """Bytes of one sequence's state in one layer; its recurrent part is never below float32."""
+    narrow, recurrent = RECURRENT[kind].state_values(config)
+    return narrow * (4 if dtype == "float32" else 2) + recurrent * 4
+
+
+def flops(config: ModelConfig, kind: str, tokens: int, calls: int, layer: int = 1) -> float:
+    """FLOPs of one layer over ``tokens`` of a sequence, spread over so many calls.
+
+    Calls of one token are decode steps. ``layer`` matters only when it is 0: RWKV-7's first
+    layer has no values to mix in.
+    """
+    cost = RECURRENT[kind]
+    per_token = cost.decode_flops if tokens == calls else cost.prefill_flops
+    return float(tokens * per_token(config, layer))
 
 
 def _mamba(config: ModelConfig) -> tuple[Mamba, int, int]:
@@ -134,10 +149,8 @@ def _rwkv7_linears(config: ModelConfig, layer: int) -> int:
     return 4 * hidden * hidden + 2 * hidden * ranks
 
 
-def rwkv7_ffn_parameters(config: ModelConfig) -> int:
-    """Parameters of one layer's channel mix."""
-    size = _rwkv7(config).ffn_size or 4 * config.hidden_size
-    return config.hidden_size * (2 * size + 1)
+def _channel_mix_linears(config: ModelConfig) -> int:
+    return 2 * config.hidden_size * (_rwkv7(config).ffn_size or 4 * config.hidden_size)
 
 
 def _rwkv7_parameters(config: ModelConfig, layer: int) -> int:
@@ -146,29 +159,23 @@ def _rwkv7_parameters(config: ModelConfig, layer: int) -> int:
     return _rwkv7_linears(config, layer) + vectors * config.hidden_size
 
 
-def rwkv7_ffn_flops(config: ModelConfig) -> int:
-    """FLOPs per token of one layer's channel mix."""
-    return 2 * (rwkv7_ffn_parameters(config) - config.hidden_size)
+def _rwkv7_shared_flops(config: ModelConfig, layer: int) -> int:
+    return 2 * (_rwkv7_linears(config, layer) + _channel_mix_linears(config))
 
 
 def _rwkv7_prefill_flops(config: ModelConfig, layer: int) -> int:
     dim = _rwkv7(config).head_dim
     pairs = WKV7_CHUNK * (8 + 2 + 1 + 4)  # queries × keys, then values: of keys, solve, of outputs
-    return 2 * _rwkv7_linears(config, layer) + config.hidden_size * (pairs + 8 * dim)
+    return _rwkv7_shared_flops(config, layer) + config.hidden_size * (pairs + 8 * dim)
 
 
 def _rwkv7_decode_flops(config: ModelConfig, layer: int) -> int:
     state = config.hidden_size * _rwkv7(config).head_dim
-    return 2 * _rwkv7_linears(config, layer) + 9 * state  # S a, decay, two outer products, S r
+    return _rwkv7_shared_flops(config, layer) + 9 * state  # S a, decay, two outer products, S r
 
 
 def _rwkv7_state(config: ModelConfig) -> tuple[int, int]:
-    return config.hidden_size, config.hidden_size * _rwkv7(config).head_dim
-
-
-def rwkv7_ffn_state_bytes(config: ModelConfig, element_bytes: int) -> int:
-    """Bytes of one sequence's channel-mix state in one layer: the last token."""
-    return config.hidden_size * element_bytes
+    return 2 * config.hidden_size, config.hidden_size * _rwkv7(config).head_dim
 
 
 # Retention ----------------------------------------------------------------------------------
