@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from ctxsweep.records import Cell, Frozen, ProcedureKind, Series
 from ctxsweep.scenario_messages import first_error, nearest
@@ -50,7 +50,7 @@ MAX_CELLS = 10_000
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 _TOKENS = r"(\d{1,9})([km]?)"
 _RANGE = re.compile(rf"{_TOKENS}(?:-{_TOKENS}([*+]){_TOKENS})?", re.IGNORECASE)
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)", re.IGNORECASE)
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KkMGT]i?B)")
 
 
 def parse_contexts(value: Any) -> tuple[int, ...]:
@@ -124,9 +124,15 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Contexts = Annotated[tuple[int, ...], BeforeValidator(parse_contexts)]
-ContextTokens = Annotated[int, BeforeValidator(_tokens)]
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20)]
+_CONTEXT_SCHEMA = {"type": ["integer", "string"], "minimum": 1, "examples": ["4k", "1k-128k*2"]}
+_CONTEXTS_SCHEMA = {"anyOf": [_CONTEXT_SCHEMA, {"type": "array", "items": _CONTEXT_SCHEMA}]}
+_BYTES_SCHEMA = {"type": ["integer", "string"], "minimum": 1 << 20, "pattern": _BYTES.pattern}
+
+Contexts = Annotated[
+    tuple[int, ...], BeforeValidator(parse_contexts), WithJsonSchema(_CONTEXTS_SCHEMA)
+]
+ContextTokens = Annotated[int, BeforeValidator(_tokens), WithJsonSchema(_CONTEXT_SCHEMA)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20), WithJsonSchema(_BYTES_SCHEMA)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 
