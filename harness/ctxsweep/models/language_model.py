@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
+from ctxsweep.models.cache import PageTable, TableMark
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, norm
 
@@ -60,12 +62,33 @@ class Layer(nn.Module):
         return x + ffn(self.ffn_norm(x))
 
 
+@dataclass(frozen=True)
+class StateMark:
+    """A point to return to."""
+
+    length: int
+    pages: TableMark | None
+    layers: list[object]
+
+
 class ModelState:
     """The states of all layers and the number of tokens that they have seen."""
 
-    def __init__(self, layers: list[tuple[LayerState, ...]]) -> None:
+    def __init__(self, layers: list[tuple[LayerState, ...]], pages: PageTable | None) -> None:
         self.layers = layers
+        self.pages = pages
         self.length = 0
+
+    def begin(self, tokens: int) -> None:
+        """Make room for a call's tokens; MemoryError leaves everything as it was."""
+        if self.pages is not None:
+            self.pages.extend(tokens)
+
+    def end(self, tokens: int) -> None:
+        """The call's tokens are held; pages that have left a window are free again."""
+        self.length += tokens
+        if self.pages is not None:
+            self.pages.trim()
 
     def _all(self) -> list[LayerState]:
         return [state for layer in self.layers for state in layer]
@@ -78,19 +101,24 @@ class ModelState:
     def reserved_bytes(self) -> int:
         return sum(state.reserved_bytes for state in self._all())
 
-    def snapshot(self) -> tuple[int, list[object]]:
+    def snapshot(self) -> StateMark:
         """Mark the present; only the newest mark is valid."""
-        return self.length, [state.snapshot() for state in self._all()]
+        pages = self.pages.mark() if self.pages is not None else None
+        return StateMark(self.length, pages, [state.snapshot() for state in self._all()])
 
-    def restore(self, mark: tuple[int, list[object]]) -> None:
+    def restore(self, mark: StateMark) -> None:
         """Return to the mark, any number of times."""
-        self.length, marks = mark
-        for state, layer_mark in zip(self._all(), marks, strict=True):
+        self.length = mark.length
+        if self.pages is not None and mark.pages is not None:
+            self.pages.restore(mark.pages)
+        for state, layer_mark in zip(self._all(), mark.layers, strict=True):
             state.restore(layer_mark)
 
     def clear(self) -> None:
         """Forget all tokens; reservations stay."""
         self.length = 0
+        if self.pages is not None:
+            self.pages.clear()
         for state in self._all():
             state.clear()
 
@@ -118,10 +146,22 @@ class LanguageModel(nn.Module):
 
     def new_state(self, spec: StateSpec) -> ModelState:
         """An empty state for a batch."""
-        return ModelState([layer.states(spec) for layer in self.layers])
+        pages = None
+        if self.config.attention is not None:
+            pages = PageTable(
+                spec.batch_size,
+                spec.max_tokens,
+                spec.max_call_tokens,
+                spec.page_size,
+                self.config.attention.window,
+                spec.device,
+            )
+        spec = replace(spec, pages=pages)
+        return ModelState([layer.states(spec) for layer in self.layers], pages)
 
     def forward(self, tokens: Tensor, state: ModelState, all_logits: bool = False) -> Tensor:
         """``tokens [B, T]`` to logits of the last token ``[B, V]``, or of all ``[B, T, V]``."""
+        state.begin(tokens.shape[1])
         step = Step(start=state.length)
         x = self.embedding(tokens)
         if self.positions is not None:
@@ -131,7 +171,7 @@ class LanguageModel(nn.Module):
             x = self.embedding_norm(x)
         for layer, states in zip(self.layers, state.layers, strict=True):
             x = layer(x, states, step)
-        state.length += tokens.shape[1]
+        state.end(tokens.shape[1])
         x = x if all_logits else x[:, -1]
         return self.head(self.norm(x))
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ctxsweep.models.cache import PageTable
 from ctxsweep.models.config import ModelConfig
 
 
@@ -45,7 +46,10 @@ class Step:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """How large a state may grow."""
+    """How large a state may grow.
+
+    ``pages`` is the block table that the attention layers of the model share.
+    """
 
     batch_size: int
     max_tokens: int
@@ -54,6 +58,7 @@ class StateSpec:
     kv_dtype: torch.dtype
     dtype: torch.dtype
     device: torch.device
+    pages: PageTable | None = None
 
 
 class Mixer(nn.Module):

@@ -1,0 +1,100 @@
+"""The block after the mixer: SwiGLU, GELU, or a mixture of SwiGLU or GELU experts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctxsweep.models.config import FeedForward, ModelConfig
+
+
+def feed_forward(config: ModelConfig) -> nn.Module:
+    """The block that the configuration's ``ffn`` section describes; ``[B, T, hidden]`` to same."""
+    assert config.ffn is not None
+    if config.ffn.experts:
+        return MixtureOfExperts(config.hidden_size, config.ffn)
+    return (SwiGLU if config.ffn.kind == "swiglu" else Gelu)(config.hidden_size, config.ffn)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """``[..., 2 size]`` (gate, then up) to ``[..., size]``: silu(gate) · up (arXiv 2002.05202)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form, as in GPT-2 (arXiv 1606.08415)."""
+    return functional.gelu(x, approximate="tanh")
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) · up(x))``; gate and up are one matrix, so that they are one call."""
+
+    def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(hidden_size, 2 * ffn.size, bias=ffn.bias)
+        self.down = nn.Linear(ffn.size, hidden_size, bias=ffn.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(swiglu(self.gate_up(x)))
+
+
+class Gelu(nn.Module):
+    """``down(gelu(up(x)))``."""
+
+    def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden_size, ffn.size, bias=ffn.bias)
+        self.down = nn.Linear(ffn.size, hidden_size, bias=ffn.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(gelu(self.up(x)))
+
+
+class MixtureOfExperts(nn.Module):
+    """Top-k of E experts for each token, weighted by a softmax over the chosen ones.
+
+    Routing as in Mixtral (arXiv 2401.04088). Tokens are grouped by expert, so an expert's weights
+    are read once a call, and those of an expert that no token chose are not read at all.
+    """
+
+    def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
+        super().__init__()
+        self.experts_per_token = ffn.experts_per_token
+        self.activation = swiglu if ffn.kind == "swiglu" else gelu
+        inner = 2 * ffn.size if ffn.kind == "swiglu" else ffn.size
+        self.router = nn.Linear(hidden_size, ffn.experts, bias=False)
+        self.up = nn.Parameter(torch.empty(ffn.experts, inner, hidden_size))
+        self.down = nn.Parameter(torch.empty(ffn.experts, hidden_size, ffn.size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every expert as ``nn.Linear`` would start it."""
+        for weight in (self.up, self.down):
+            bound = 1 / math.sqrt(weight.shape[-1])
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(-1, x.shape[-1])
+        chosen_logits, chosen = self.router(tokens).topk(self.experts_per_token, dim=-1)
+        weights = chosen_logits.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
+        order = chosen.flatten().argsort(stable=True)
+        owner = order // self.experts_per_token
+        grouped, weights = tokens[owner], weights.flatten()[order].unsqueeze(1)
+        # One wait for the device a layer: how many tokens each expert got.
+        counts = torch.bincount(chosen.flatten(), minlength=self.router.out_features).tolist()
+        mixed = torch.cat(
+            [
+                functional.linear(
+                    self.activation(functional.linear(part, self.up[e])), self.down[e]
+                )
+                for e, part in enumerate(grouped.split(counts))
+                if counts[e]
+            ]
+        )
+        # Each token's k rows are brought back together and summed in a fixed order.
+        unsorted = torch.empty_like(mixed).index_copy_(0, order, mixed * weights)
+        return unsorted.view(len(tokens), self.experts_per_token, -1).sum(dim=1).view(x.shape)

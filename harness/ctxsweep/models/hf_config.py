@@ -1,0 +1,196 @@
+"""A transformers ``config.json`` as a ``ModelConfig``. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ctxsweep.models.config import ModelConfig
+
+Json = Mapping[str, Any]
+
+
+class BadModelFolder(ValueError):
+    """A model folder that cannot be read: names the file and what was wrong."""
+
+
+def config_from_folder(folder: Path) -> ModelConfig:
+    """Read ``folder/config.json``.
+
+    Raises:
+        BadModelFolder: no such file, not JSON, an architecture or setting that is not built.
+    """
+    path, raw = folder / "config.json", _read(folder)
+    family = raw["model_type"]
+    try:
+        fields = FAMILIES[family](raw)
+        return ModelConfig(name=folder.resolve().name, source=f"{family} folder", **fields)
+    except KeyError as error:
+        raise BadModelFolder(f"{path}: key {error} is missing") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors()
+        )
+        raise BadModelFolder(f"{path}: {problems}") from error
+    except ValueError as error:
+        raise BadModelFolder(f"{path}: {error}") from error
+
+
+def model_type(folder: Path) -> str:
+    """The family that ``folder/config.json`` names; raises as ``config_from_folder`` does."""
+    return str(_read(folder)["model_type"])
+
+
+def _read(folder: Path) -> Json:
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadModelFolder(f"{path}: no such file; a model folder holds a config.json") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadModelFolder(f"{path}: cannot be read as JSON: {error}") from error
+    family = raw.get("model_type") if isinstance(raw, dict) else None
+    if family not in FAMILIES:
+        raise BadModelFolder(
+            f"{path}: model_type = {family!r} is not built; one of: {', '.join(FAMILIES)}"
+        )
+    assert isinstance(raw, dict)
+    return raw
+
+
+def _only(raw: Json, key: str, *allowed: object) -> None:
+    """A setting that is built in one way only."""
+    if key in raw and raw[key] not in allowed:
+        raise ValueError(
+            f"{key} = {raw[key]!r} is not built; valid: {', '.join(map(str, allowed))}"
+        )
+
+
+def _rope_theta(raw: Json, default: float) -> float:
+    """The base, from transformers 5 (``rope_parameters``) or earlier (``rope_theta``)."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"rope_type = {kind!r} is not built; valid: default")
+    return float(rope.get("rope_theta", raw.get("rope_theta", default)))
+
+
+def _llama(raw: Json) -> dict[str, Any]:
+    """Llama, Mistral, Mixtral: RoPE, RMSNorm, SwiGLU, GQA; a window; experts."""
+    _only(raw, "hidden_act", "silu")
+    heads = raw["num_attention_heads"]
+    experts = raw.get("num_local_experts", 0)
+    return {
+        "mixer": "attention",
+        "vocab_size": raw["vocab_size"],
+        "hidden_size": raw["hidden_size"],
+        "num_layers": raw["num_hidden_layers"],
+        "norm": "rmsnorm",
+        "norm_eps": raw.get("rms_norm_eps", 1e-6),
+        "tied_embeddings": raw.get("tie_word_embeddings", False),
+        "attention": {
+            "heads": heads,
+            "kv_heads": raw.get("num_key_value_heads") or heads,
+            "head_dim": raw.get("head_dim") or raw["hidden_size"] // heads,
+            "window": raw.get("sliding_window"),
+            "rope_theta": _rope_theta(raw, 1e6 if experts else 1e4),
+            "bias": raw.get("attention_bias", False),
+        },
+        "ffn": {
+            "kind": "swiglu",
+            "size": raw["intermediate_size"],
+            "experts": experts,
+            "experts_per_token": raw.get("num_experts_per_tok", 2) if experts else 2,
+            "bias": raw.get("mlp_bias", False),
+        },
+    }
+
+
+def _gpt2(raw: Json) -> dict[str, Any]:
+    """GPT-2: learned positions, LayerNorm, GELU, biases, MHA."""
+    _only(raw, "activation_function", "gelu_new", "gelu_pytorch_tanh")
+    _only(raw, "scale_attn_by_inverse_layer_idx", False)
+    _only(raw, "scale_attn_weights", True)
+    hidden, heads = raw["n_embd"], raw["n_head"]
+    return {
+        "mixer": "attention",
+        "vocab_size": raw["vocab_size"],
+        "hidden_size": hidden,
+        "num_layers": raw["n_layer"],
+        "max_positions": raw["n_positions"],
+        "norm": "layernorm",
+        "norm_eps": raw.get("layer_norm_epsilon", 1e-5),
+        "tied_embeddings": raw.get("tie_word_embeddings", True),
+        "attention": {
+            "heads": heads,
+            "kv_heads": heads,
+            "head_dim": hidden // heads,
+            "position": "learned",
+            "bias": True,
+        },
+        "ffn": {"kind": "gelu", "size": raw.get("n_inner") or 4 * hidden, "bias": True},
+    }
+
+
+def _mamba(raw: Json) -> dict[str, Any]:
+    """Mamba-1 as transformers stores it."""
+    _only(raw, "hidden_act", "silu")
+    _only(raw, "use_bias", False)
+    _only(raw, "use_conv_bias", True)
+    hidden = raw["hidden_size"]
+    rank = raw.get("time_step_rank", "auto")
+    return {
+        "mixer": "mamba1",
+        **_mamba_stack(raw),
+        "mamba": {
+            "state_size": raw.get("state_size", 16),
+            "expand": raw.get("expand", 2),
+            "conv_kernel": raw.get("conv_kernel", 4),
+            "dt_rank": -(-hidden // 16) if rank == "auto" else rank,
+        },
+    }
+
+
+def _mamba2(raw: Json) -> dict[str, Any]:
+    """Mamba-2 as transformers stores it."""
+    _only(raw, "hidden_act", "silu")
+    _only(raw, "use_bias", False)
+    _only(raw, "use_conv_bias", True)
+    _only(raw, "rms_norm", True)
+    return {
+        "mixer": "mamba2",
+        **_mamba_stack(raw),
+        "mamba": {
+            "state_size": raw.get("state_size", 128),
+            "expand": raw.get("expand", 2),
+            "conv_kernel": raw.get("conv_kernel", 4),
+            "head_dim": raw.get("head_dim", 64),
+            "groups": raw.get("n_groups", 8),
+        },
+    }
+
+
+def _mamba_stack(raw: Json) -> dict[str, Any]:
+    return {
+        "vocab_size": raw["vocab_size"],
+        "hidden_size": raw["hidden_size"],
+        "num_layers": raw["num_hidden_layers"],
+        "norm": "rmsnorm",
+        "norm_eps": raw.get("layer_norm_epsilon", 1e-5),
+        "tied_embeddings": raw.get("tie_word_embeddings", False),
+    }
+
+
+# model_type of config.json -> its reading
+FAMILIES: dict[str, Callable[[Json], dict[str, Any]]] = {
+    "llama": _llama,
+    "mistral": _llama,
+    "mixtral": _llama,
+    "gpt2": _gpt2,
+    "mamba": _mamba,
+    "mamba2": _mamba2,
+}
