@@ -8,12 +8,13 @@ every point from its own error.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator  # type: ignore[import-untyped]
 
-from ctxsweep.analysis.estimate import CONFIDENCE, Z95
-from ctxsweep.analysis.decide import Codes
+from ctxsweep.analysis.decide import Codes, moderate
+from ctxsweep.analysis.estimate import CONFIDENCE
 from ctxsweep.analysis.fits import Array
 from ctxsweep.analysis.scaling import Points
 from ctxsweep.analysis.summary import Crossover, Estimate
@@ -22,6 +23,8 @@ from ctxsweep.analysis.wording import context_label
 DRAWS = 400
 STEPS_PER_POINT = 48
 EXACT_REL = 1e-12
+CLEAR = 3.0
+"""Standard errors at which one series is clearly the cheaper; 2 would find crossings by chance."""
 
 
 def crossover(first: Points, second: Points, exact: bool = False) -> Crossover | None:
@@ -35,9 +38,9 @@ def crossover(first: Points, second: Points, exact: bool = False) -> Crossover |
         return None
     n = np.array(common, dtype=float)
     gap, error = _log_gap(first, second, common, exact)
-    sign = np.where(np.abs(gap) > Z95 * error, np.sign(gap), 0).astype(int)
+    sign = np.where(np.abs(gap) > CLEAR * error, np.sign(gap), 0).astype(int)
     clear = np.flatnonzero(sign)
-    changes = [(i, j) for i, j in zip(clear, clear[1:], strict=False) if sign[i] != sign[j]]
+    changes = [(i, j) for i, j in pairwise(clear) if sign[i] != sign[j]]
     if not changes:
         return _apart(first, second, n, gap, sign)
     before, after = changes[-1]
@@ -61,7 +64,8 @@ def _log_gap(first: Points, second: Points, common: list[int], exact: bool) -> t
     gap = np.log(first.y[a] / second.y[b])
     if exact:
         return gap, np.full(len(common), EXACT_REL)
-    return gap, np.hypot(first.rel[a], second.rel[b])
+    errors = [moderate(p.rel[None])[0, at] for p, at in ((first, a), (second, b))]
+    return gap, np.hypot(*errors)
 
 
 def _location(n: Array, gap: Array, error: Array, before: int, after: int, exact: bool) -> Estimate:

@@ -231,11 +231,9 @@ def _exact_growth(points: Points) -> Verdict:
     for degree in (LINEAR, QUADRATIC):
         solution = np.polynomial.Polynomial.fit(n, y, degree)
         off = float(np.abs(solution(n) - y).max())
-        raw = solution.convert().coef
-        if off <= EXACT_TOLERANCE * float(np.ptp(y)) and raw[-1] > 0:
-            values = {
-                k: float(v) if abs(v) > 1e-6 else 0.0 for k, v in zip("abc", raw, strict=False)
-            }
+        raw = [float(v) for v in solution.convert().coef]
+        if off <= EXACT_TOLERANCE * float(y.max() - y.min()) and raw[-1] > 0:
+            values = {k: v if abs(v) > 1e-6 else 0.0 for k, v in zip("abc", raw, strict=False)}
             coefficients = {k: Estimate(value=v) for k, v in values.items()}
             evidence = (
                 f"{_law(coefficients, points.unit)}; off this line by at most "
