@@ -34,7 +34,7 @@ class AttentionState:
         """Without a window nothing is ever overwritten; with one, a copy of its few pages."""
         if self.table.window is None:
             return None
-        live = self.table.live()
+        live = self.table.live().to(self.cache.device)
         return live, [storage.index_select(2, live) for storage in self._storages()]
 
     def restore(self, mark: object) -> None:

@@ -65,8 +65,8 @@ class PageTable:
         return self.batch_size * len(self._live)
 
     def live(self) -> torch.Tensor:
-        """The pool's pages that are taken, ``[live_pages]`` on the CPU."""
-        local = torch.tensor(list(self._live.values()), dtype=torch.int32)
+        """The pool's pages that are taken, ``[live_pages]`` int64 on the CPU."""
+        local = torch.tensor(list(self._live.values()), dtype=torch.int64)
         return (self._regions + local).flatten()
 
     def extend(self, tokens: int) -> None:

@@ -1,0 +1,257 @@
+"""The project's own models in torch. Light to import: torch comes with ``load``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ctxsweep.backends.base import (
+    Capabilities,
+    HeldMemory,
+    InvalidSeries,
+    Limits,
+    Tokens,
+    Unsupported,
+)
+from ctxsweep.models import accounting, catalog
+from ctxsweep.models.accounting import Storage
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.records import Cost, DType, KVDType, Series
+
+if TYPE_CHECKING:
+    import torch
+
+    from ctxsweep.models.language_model import LanguageModel, StateMark
+
+TORCH_DTYPES = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "fp8_e4m3": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "int8": "int8",
+}
+
+
+class NativeBackend:
+    """One native model with its cache or state for a batch."""
+
+    capabilities = Capabilities(snapshot=True, chunked_prefill=True)
+
+    def __init__(
+        self, series: Series, limits: Limits, config: ModelConfig, model: LanguageModel
+    ) -> None:
+        import torch
+
+        from ctxsweep.models.layers import StateSpec
+
+        self.vocab_size = config.vocab_size
+        self._series = series
+        self._limits = limits
+        self._config = config
+        self._model = model
+        self._device = torch.device(limits.device)
+        self._token_by_token = series.prefill_chunk == "recurrent"
+        self._next: torch.Tensor | None = None
+        dtype, kv_dtype = _torch_dtype(series.dtype), _torch_dtype(_kv_dtype(series))
+        self._state = model.new_state(
+            StateSpec(
+                batch_size=limits.batch_size,
+                max_tokens=limits.max_context_tokens,
+                max_call_tokens=_chunk(series, limits.max_context_tokens),
+                page_size=series.page_size,
+                kv_dtype=kv_dtype,
+                dtype=dtype,
+                device=self._device,
+            )
+        )
+
+    @classmethod
+    def availability(cls) -> Unsupported | None:
+        if find_spec("torch") is None:
+            return Unsupported("torch is not installed", "pip install torch")
+        return None
+
+    @classmethod
+    def check(cls, series: Series) -> None:
+        _config(series)
+        chunk = series.prefill_chunk
+        if isinstance(chunk, int) and chunk < 1:
+            raise InvalidSeries(
+                "prefill_chunk", f"{chunk} must be at least 1, 'whole' or 'recurrent'"
+            )
+        if series.options:
+            raise InvalidSeries(
+                "options", f"'{next(iter(series.options))}' is unknown; native has no options"
+            )
+
+    @classmethod
+    def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
+        chunk = _chunk(series, context_tokens)
+        return accounting.cost(_config(series), _storage(series), context_tokens, batch_size, chunk)
+
+    @classmethod
+    def load(cls, series: Series, limits: Limits) -> NativeBackend:
+        import torch
+
+        cls.check(series)
+        config = _config(series)
+        _check_limits(config, limits)
+        torch.set_num_threads(limits.threads)
+        device, dtype = torch.device(limits.device), _torch_dtype(series.dtype)
+        with _out_of_memory(f"loading {config.name}"):
+            if catalog.is_folder(series.model):
+                from ctxsweep.models.weights import load_folder
+
+                model = load_folder(Path(series.model), dtype, device, config)
+            else:
+                from ctxsweep.models.language_model import build
+
+                model = build(config, limits.seed, dtype, device)
+            return cls(series, limits, config, model)
+
+    def prefill(self, tokens: Tokens) -> None:
+        import torch
+
+        ids = torch.as_tensor(tokens, device=self._device)
+        pieces = ids.split(1, dim=1) if self._token_by_token else (ids,)
+        for piece in pieces:
+            self._forward(piece)
+
+    def decode(self) -> None:
+        if self._next is None:
+            raise RuntimeError("decode needs a context: prefill first")
+        self._forward(self._next)
+
+    def _forward(self, tokens: torch.Tensor) -> None:
+        import torch
+
+        with torch.inference_mode(), _out_of_memory(f"at {self._state.length} tokens"):
+            logits = self._model(tokens, self._state)
+            self._next = logits.argmax(dim=-1, keepdim=True)
+
+    def reset(self) -> None:
+        self._state.clear()
+        self._next = None
+
+    def memory(self) -> HeldMemory:
+        from ctxsweep.models.language_model import weight_bytes
+
+        return HeldMemory(
+            weights_bytes=weight_bytes(self._model),
+            cache_used_bytes=self._state.used_bytes,
+            cache_reserved_bytes=self._state.reserved_bytes,
+        )
+
+    def cost(self, context_tokens: int) -> Cost:
+        chunk = _chunk(self._series, context_tokens)
+        storage, batch = _storage(self._series), self._limits.batch_size
+        return accounting.cost(self._config, storage, context_tokens, batch, chunk)
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+
+    def engine(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "torch": torch.__version__,
+            "implementation": "torch",
+            "threads": torch.get_num_threads(),
+            "model": self._config.model_dump(mode="json", exclude_none=True),
+            "kv_dtype": _kv_dtype(self._series) if self._config.attention else None,
+            "parameters": accounting.parameters(self._config),
+            "cached_tokens": 0,  # there is no prefix cache: every token given is computed
+        }
+
+    def snapshot(self) -> object:
+        return self._state.snapshot(), self._next
+
+    def restore(self, mark: object) -> None:
+        state, self._next = cast("tuple[StateMark, torch.Tensor | None]", mark)
+        self._state.restore(state)
+
+    def close(self) -> None:
+        del self._model, self._state
+        self._next = None
+
+
+def _config(series: Series) -> ModelConfig:
+    """The series' model, its window overridden where the series says so."""
+    try:
+        config = catalog.load_config(series.model)
+    except catalog.UnknownModel as error:
+        raise InvalidSeries("model", str(error)) from error
+    if config.attention is None:
+        for key in ("window", "kv_dtype"):
+            if getattr(series, key) not in (None, "auto"):
+                raise InvalidSeries(
+                    key,
+                    f"model '{config.name}' has no attention, so {key} = "
+                    f"{getattr(series, key)} means nothing; leave it out",
+                )
+        return config
+    if series.window is None:
+        return config
+    attention = config.attention.model_copy(update={"window": series.window})
+    return config.model_copy(update={"attention": attention})
+
+
+def _check_limits(config: ModelConfig, limits: Limits) -> None:
+    import torch
+
+    learned = config.attention is not None and config.attention.position == "learned"
+    if learned and limits.max_context_tokens > config.max_positions:
+        raise Unsupported(
+            f"model '{config.name}' has {config.max_positions} learned positions, fewer than "
+            f"{limits.max_context_tokens}",
+            "Take a shorter context or a model with rotary positions",
+        )
+    if limits.device == "cuda" and not torch.cuda.is_available():
+        raise Unsupported(
+            "torch finds no CUDA device", "Use --device cpu, or a CUDA build of torch"
+        )
+
+
+def _storage(series: Series) -> Storage:
+    return Storage(series.dtype, series.kv_dtype, series.page_size)
+
+
+def _kv_dtype(series: Series) -> KVDType:
+    return series.dtype if series.kv_dtype == "auto" else series.kv_dtype
+
+
+def _torch_dtype(name: DType | KVDType) -> torch.dtype:
+    import torch
+
+    return cast("torch.dtype", getattr(torch, TORCH_DTYPES[name]))
+
+
+def _chunk(series: Series, context_tokens: int) -> int:
+    """Tokens of a prefill call."""
+    if series.prefill_chunk == "recurrent":
+        return 1
+    if series.prefill_chunk == "whole":
+        return context_tokens
+    return min(series.prefill_chunk, context_tokens)
+
+
+@contextmanager
+def _out_of_memory(doing: str) -> Iterator[None]:
+    """torch's ways of saying that memory ran out, as ``MemoryError``."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MemoryError(f"{doing}: {error}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"{doing}: {error}") from error

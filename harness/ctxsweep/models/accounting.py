@@ -1,0 +1,245 @@
+"""What a configuration demands, from arithmetic alone: parameters, cache, FLOPs, least bytes.
+
+FLOPs count multiply and add of matrix products; norms, activations and softmax are left out, as
+is usual. Least bytes count what no implementation can avoid: the weights that a call uses, the
+cached tokens that its queries see, and what it adds; activations are taken to stay on chip.
+Never imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctxsweep.models import accounting_recurrent as recurrent
+from ctxsweep.models.config import Attention, FeedForward, ModelConfig
+from ctxsweep.models.pages import visible_pages
+from ctxsweep.records import Cost, DType, KVDType
+
+ELEMENT_BYTES = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "fp8_e4m3": 1,
+    "fp8_e5m2": 1,
+    "int8": 1,
+}
+INT8_SCALE_BYTES = 4  # one fp32 scale for a token's key of one head, and one for its value
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How weights and cache are held."""
+
+    dtype: DType
+    kv_dtype: KVDType = "auto"
+    page_size: int = 256
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a weight."""
+        return ELEMENT_BYTES[self.dtype]
+
+    def kv_token_bytes(self, attention: Attention) -> int:
+        """Bytes of one token's keys and values in one layer."""
+        kind = self.dtype if self.kv_dtype == "auto" else self.kv_dtype
+        scale = INT8_SCALE_BYTES if kind == "int8" else 0
+        return 2 * attention.kv_heads * (attention.head_dim * ELEMENT_BYTES[kind] + scale)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of the model in a row, for one sequence.
+
+    ``past`` sums over the calls the cached tokens that each reads; ``pairs`` sums over the
+    queries the keys that each sees (itself among them).
+    """
+
+    count: int
+    tokens: int
+    past: int
+    pairs: int
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by part: embedding (with learned positions), mixer, ffn, norm, head.
+
+    A tied head has none of its own.
+    """
+    hidden, mixers = config.hidden_size, config.layer_mixers()
+    rows = config.vocab_size + (config.max_positions if _learned_positions(config) else 0)
+    norm = hidden * (2 if config.norm == "layernorm" else 1)
+    with_ffn = sum(1 for kind in mixers if kind == "rwkv7" or config.ffn is not None)
+    norms = len(mixers) + with_ffn + 1 + (config.mixer == "rwkv7")
+    return {
+        "embedding": hidden * rows,
+        "mixer": sum(_mixer_parameters(config, i) for i in range(len(mixers))),
+        "ffn": sum(_ffn_parameters(config, kind) for kind in mixers),
+        "norm": norm * norms,
+        "head": 0 if config.tied_embeddings else hidden * config.vocab_size,
+    }
+
+
+def cache_bytes(
+    config: ModelConfig, storage: Storage, context_tokens: int, batch_size: int = 1
+) -> int:
+    """Cache and state at a context, exact: whole pages, int8 scales, the states' own types."""
+    total = 0
+    for kind in config.layer_mixers():
+        if kind == "attention":
+            attention = _attention(config)
+            pages = len(visible_pages(context_tokens, storage.page_size, attention.window))
+            total += pages * storage.page_size * storage.kv_token_bytes(attention)
+        else:
+            total += recurrent.state_bytes(config, kind, storage.dtype)
+    return total * batch_size
+
+
+def cache_bytes_per_token(config: ModelConfig, storage: Storage, context_tokens: int) -> float:
+    """What one more token adds for a sequence, pages averaged; 0 past a window and for states."""
+    layers = config.layer_mixers().count("attention")
+    if not layers:
+        return 0.0
+    attention = _attention(config)
+    full = attention.window is not None and context_tokens >= attention.window
+    return 0.0 if full else float(layers * storage.kv_token_bytes(attention))
+
+
+def cost(
+    config: ModelConfig,
+    storage: Storage,
+    context_tokens: int,
+    batch_size: int = 1,
+    chunk_tokens: int | None = None,
+) -> Cost:
+    """A prefill of the whole context in calls of ``chunk_tokens`` (None: in one), and one decode
+    step after it."""
+    prefill = prefill_calls(config, context_tokens, chunk_tokens or context_tokens)
+    decode = decode_call(config, context_tokens)
+    return Cost(
+        parameters=sum(parameters(config).values()),
+        prefill_flops=flops(config, prefill, batch_size),
+        prefill_bytes=least_bytes(config, storage, prefill, batch_size),
+        decode_flops=flops(config, decode, batch_size),
+        decode_bytes=least_bytes(config, storage, decode, batch_size),
+        cache_bytes=cache_bytes(config, storage, context_tokens, batch_size),
+        cache_bytes_per_token=cache_bytes_per_token(config, storage, context_tokens),
+    )
+
+
+def prefill_calls(config: ModelConfig, context_tokens: int, chunk_tokens: int) -> Calls:
+    """A prefill from nothing. The call at s reads min(s, W − 1) tokens; s = 0, chunk, ..."""
+    count = -(-context_tokens // chunk_tokens)
+    window = _window(config, context_tokens)
+    growing = min(count, (window - 1) // chunk_tokens + 1)
+    past = chunk_tokens * growing * (growing - 1) // 2 + (window - 1) * (count - growing)
+    seen = min(context_tokens, window)
+    pairs = seen * (seen + 1) // 2 + (context_tokens - seen) * window
+    return Calls(count, context_tokens, past, pairs)
+
+
+def decode_call(config: ModelConfig, context_tokens: int) -> Calls:
+    """One more token when ``context_tokens`` are held."""
+    seen = min(context_tokens, _window(config, context_tokens + 1) - 1)
+    return Calls(1, 1, seen, seen + 1)
+
+
+def flops(config: ModelConfig, calls: Calls, batch_size: int = 1) -> float:
+    """FLOPs of the matrix products; of experts only those that a token goes through.
+
+    The head runs on the last token of a call alone.
+    """
+    total = 2.0 * config.hidden_size * config.vocab_size * calls.count
+    for layer, kind in enumerate(config.layer_mixers()):
+        if kind == "attention":
+            a = _attention(config)
+            total += 2.0 * _attention_matrix(config) * calls.tokens
+            total += 4.0 * a.heads * a.head_dim * calls.pairs
+        else:
+            total += recurrent.flops(config, kind, calls.tokens, calls.count, layer)
+        if config.ffn is not None and kind != "rwkv7":
+            experts = config.ffn.experts
+            active = (config.ffn.experts_per_token if experts else 1) * _expert_matrix(config)
+            total += 2.0 * (active + experts * config.hidden_size) * calls.tokens
+    return total * batch_size
+
+
+def least_bytes(config: ModelConfig, storage: Storage, calls: Calls, batch_size: int = 1) -> float:
+    """Bytes that must move: weights once a call, cache read and added, states read and written.
+
+    Of experts those touched are counted, in expectation over routers that favour none.
+    """
+    parts, wide = parameters(config), storage.element_bytes
+    rows = batch_size * calls.tokens + (calls.tokens if _learned_positions(config) else 0)
+    head = config.hidden_size * config.vocab_size
+    untouched = _untouched_expert_parameters(config, batch_size * calls.tokens / calls.count)
+    weights = (parts["mixer"] + parts["ffn"] - untouched + parts["norm"] + head) * calls.count
+    total = float(wide * (weights + rows * config.hidden_size))
+    for kind in config.layer_mixers():
+        if kind == "attention":
+            moved = (calls.past + calls.tokens) * storage.kv_token_bytes(_attention(config))
+        else:
+            moved = 2 * calls.count * recurrent.state_bytes(config, kind, storage.dtype)
+        total += batch_size * moved
+    return total
+
+
+def _attention(config: ModelConfig) -> Attention:
+    assert config.attention is not None
+    return config.attention
+
+
+def _learned_positions(config: ModelConfig) -> bool:
+    return config.attention is not None and config.attention.position == "learned"
+
+
+def _window(config: ModelConfig, context_tokens: int) -> int:
+    """Tokens that a query can see at most, itself included."""
+    window = config.attention.window if config.attention else None
+    return min(window, context_tokens) if window else context_tokens
+
+
+def _attention_matrix(config: ModelConfig) -> int:
+    """Elements of an attention layer's projections."""
+    a = _attention(config)
+    return config.hidden_size * a.head_dim * 2 * (a.heads + a.kv_heads)
+
+
+def _mixer_parameters(config: ModelConfig, layer: int) -> int:
+    kind = config.layer_mixers()[layer]
+    if kind != "attention":
+        return recurrent.mixer_parameters(config, kind, layer)
+    a = _attention(config)
+    biases = (a.heads + 2 * a.kv_heads) * a.head_dim + config.hidden_size
+    return _attention_matrix(config) + (biases if a.bias else 0)
+
+
+def _expert_matrix(config: ModelConfig) -> int:
+    """Elements of one expert's projections, or of the dense block's."""
+    ffn = _ffn(config)
+    return (3 if ffn.kind == "swiglu" else 2) * config.hidden_size * ffn.size
+
+
+def _ffn_parameters(config: ModelConfig, kind: str) -> int:
+    if kind == "rwkv7":
+        return recurrent.ffn_parameters(config)
+    if config.ffn is None:
+        return 0
+    ffn, matrix = config.ffn, _expert_matrix(config)
+    if ffn.experts:
+        return ffn.experts * (matrix + config.hidden_size)
+    biases = (2 if ffn.kind == "swiglu" else 1) * ffn.size + config.hidden_size
+    return matrix + (biases if ffn.bias else 0)
+
+
+def _untouched_expert_parameters(config: ModelConfig, tokens: float) -> float:
+    """Of all layers' experts, those that a call of so many tokens is expected not to choose."""
+    if config.ffn is None or not config.ffn.experts:
+        return 0.0
+    ffn = config.ffn
+    missed = ffn.experts * (1 - ffn.experts_per_token / ffn.experts) ** tokens
+    return missed * _expert_matrix(config) * len(config.layer_mixers())
+
+
+def _ffn(config: ModelConfig) -> FeedForward:
+    assert config.ffn is not None
+    return config.ffn

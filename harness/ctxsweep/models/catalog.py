@@ -1,0 +1,57 @@
+"""Models by name: the catalogue's YAML files, or the folder of a model. Never imports torch."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.hf_config import BadModelFolder, config_from_folder
+
+CATALOG = Path(__file__).parent / "catalog"
+
+
+class UnknownModel(ValueError):
+    """Neither a name of the catalogue nor the folder of a model; names the nearest."""
+
+
+def names() -> list[str]:
+    """The catalogue's names, sorted."""
+    return sorted(path.stem for path in CATALOG.glob("*.yaml"))
+
+
+def load_config(model: str) -> ModelConfig:
+    """The configuration of a catalogue name, or of a folder that holds a ``config.json``.
+
+    Raises:
+        UnknownModel: there is no such name or folder, or the folder cannot be read.
+    """
+    if model in names():
+        return _read(CATALOG / f"{model}.yaml")
+    if is_folder(model):
+        try:
+            return config_from_folder(Path(model))
+        except BadModelFolder as error:
+            raise UnknownModel(str(error)) from error
+    near = get_close_matches(model, names(), n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise UnknownModel(
+        f"'{model}' is not in the catalogue and not a model folder; {hint}"
+        f"Known: {', '.join(names())}"
+    )
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model's name is the path of a folder (a catalogue name wins)."""
+    return model not in names() and Path(model).is_dir()
+
+
+def _read(path: Path) -> ModelConfig:
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return ModelConfig(name=path.stem, **fields)
+    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        raise UnknownModel(f"{path}: {error}") from error
