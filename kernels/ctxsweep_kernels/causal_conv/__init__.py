@@ -34,7 +34,7 @@ def causal_conv1d(
         impl: see `ctxsweep_kernels.dispatch.choose`.
 
     Returns:
-        y `[B, T, C]` in x's dtype (sums are in the state's), and the new state in its own dtype.
+        y `[B, T, C]` in x's dtype (sums are at least float32), and the new state in its own dtype.
 
     Raises:
         ValueError: shapes disagree, or the activation is unknown.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-SEGMENT = 1024  # tokens summed at once in the state's dtype
+SEGMENT = 1024  # tokens summed at once, so that narrow inputs are widened piece by piece
 
 
 @torch.no_grad()
@@ -21,16 +21,25 @@ def causal_conv1d_torch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The arguments of `causal_conv1d`, already checked."""
     tokens, before = x.shape[1], state.shape[1]
-    taps = weight.to(state.dtype).T.contiguous()
-    offset = taps.new_zeros(()) if bias is None else bias.to(state.dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    taps, state_ = weight.to(wide).T, state.to(wide)
+    offset = taps.new_zeros(()) if bias is None else bias.to(wide)
+    if tokens == 1:
+        window = torch.cat((state_, x.to(wide)), dim=1)
+        out = (window * taps).sum(1, keepdim=True).add_(offset)
+        return _activate(out, activation).to(x.dtype), window[:, 1:].to(state.dtype, copy=True)
+    taps = taps.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     # the first outputs reach back into the state; all others find their past in x itself
-    head = torch.cat((state, x[:, : max(before, 1)].to(state.dtype)), dim=1)
-    _convolve(head, taps, offset, activation, y[:, : head.shape[1] - before])
-    for start in range(head.shape[1] - before, tokens, SEGMENT):
-        inputs = x[:, start - before : start + SEGMENT].to(state.dtype)
-        _convolve(inputs, taps, offset, activation, y[:, start : start + SEGMENT])
-    past = head if tokens < before else x[:, -head.shape[1] :]
+    head = torch.cat((state_, x[:, :before].to(wide)), dim=1)
+    first = head.shape[1] - before
+    if first:
+        _convolve(head, taps, offset, activation, y[:, :first])
+    for start in range(first, tokens, SEGMENT):
+        now = slice(start, min(start + SEGMENT, tokens))
+        inputs = x[:, start - before : now.stop].to(wide)
+        _convolve(inputs, taps, offset, activation, y[:, now])
+    past = head if tokens < before else x
     return y, past[:, past.shape[1] - before :].to(state.dtype, copy=True)
 
 
@@ -43,13 +52,15 @@ def _convolve(
 ) -> None:
     """Write the outputs `[B, L, C]` that the inputs `[B, L + K - 1, C]` determine."""
     length = y.shape[1]
-    out = (
-        y if y.dtype == inputs.dtype else torch.empty(y.shape, dtype=inputs.dtype, device=y.device)
-    )
+    same = y.dtype == inputs.dtype
+    out = y if same else torch.empty(y.shape, dtype=inputs.dtype, device=y.device)
     torch.addcmul(offset, inputs[:, :length], taps[0], out=out)
     for lag, tap in enumerate(taps[1:], start=1):
         out.addcmul_(inputs[:, lag : lag + length], tap)
-    if activation == "silu":
-        F.silu(out, inplace=True)
-    if out is not y:
+    _activate(out, activation)
+    if not same:
         y.copy_(out)
+
+
+def _activate(out: torch.Tensor, activation: str | None) -> torch.Tensor:
+    return out if activation is None else F.silu(out, inplace=True)

@@ -1,4 +1,7 @@
-"""One decode step in a handful of torch calls: at this size a call costs as much as its work."""
+"""One decode step in a handful of torch calls: at this size a call costs as much as its work.
+
+Products are written as row @ matrix, which is several times faster than matrix @ column.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def update_channels(
     x_, dt, A, B, C = (t.to(state.dtype) for t in (x, dt, A, B, C))
     torch.mul(state, (dt[..., None] * A).exp_(), out=out)
     out.addcmul_((dt * x_)[..., None], B[:, None])
-    y = torch.bmm(out, C[..., None])[..., 0]
+    y = torch.bmm(C[:, None], out.mT)[:, 0]
     return (y if D is None else y.addcmul_(x_, D.to(y.dtype))).to(x.dtype)
 
 
@@ -42,7 +45,7 @@ def update_heads(
     x_, dt, A, B, C = (t.to(state.dtype) for t in (x, dt, A, B, C))
     torch.mul(state, (dt * A).exp_()[..., None, None], out=out)
     grouped = out.view(batch, B.shape[1], -1, N)
-    incoming = (dt[..., None] * x_).view(batch, B.shape[1], -1, 1)
+    incoming = (dt[..., None] * x_).reshape(batch, B.shape[1], -1, 1)
     grouped.addcmul_(incoming, B[:, :, None])
-    y = torch.matmul(grouped, C[..., None]).view(x.shape)
+    y = torch.matmul(C[:, :, None], grouped.mT).view(x.shape)
     return (y if D is None else y.addcmul_(x_, D.to(y.dtype)[:, None])).to(x.dtype)

@@ -39,7 +39,7 @@ def ssd_chunk_scan_torch(
     for span, length in whole_and_tail(tokens, chunk):
         xs, dts, ys = (t[:, span].unflatten(2, split) for t in (x, dt, y))
         _scan(xs, dts.to(h.dtype), rate, B[:, span], C[:, span], skip, h, ys, length)
-    return y, h.mT.reshape(batch, heads, width, N)
+    return y, h.mT.contiguous().view(batch, heads, width, N)
 
 
 def _scan(
@@ -61,9 +61,11 @@ def _scan(
     scores = empty(batch * G, length, length)
     stepped, inside = empty(batch, G, R, length, P), empty(batch, G, R, length, P)
     carried, incoming = empty(batch, G, length, R, P), empty(batch, G, length, R, P)
-    # log2 of the decay since the chunk's start, `[chunks, B, G, R, length]`
-    decay = (dt * rate).unflatten(1, (-1, length)).permute(1, 0, 3, 4, 2).cumsum(-1)
-    for a, start in zip(decay, range(0, tokens, length), strict=True):
+    # log2 of the decay since the chunk's start, `[chunks, B, G, R, length]`; float64 because
+    # neighbours far into a chunk differ by little of a large sum
+    log_decay = (dt * rate).unflatten(1, (-1, length)).permute(1, 0, 3, 4, 2)
+    log_decay = log_decay.cumsum(-1, dtype=torch.float64)
+    for a, start in zip(log_decay, range(0, tokens, length), strict=True):
         now = slice(start, start + length)
         x_now, dt_now = x[:, now], dt[:, now].permute(0, 2, 3, 1)
         B_now, C_now = (t[:, now].transpose(1, 2).flatten(0, 1).to(h.dtype) for t in (B, C))
@@ -78,7 +80,7 @@ def _scan(
             out=inside.view(-1, length, P),
         )
         # from before the chunk
-        kept = a.exp2()
+        kept = a.to(h.dtype).exp2_()
         torch.bmm(C_now, h, out=carried.view(-1, length, R * P))
         carried.mul_(kept.transpose(2, 3)[..., None]).add_(inside.transpose(2, 3))
         y_now = carried.transpose(1, 2)
@@ -86,7 +88,7 @@ def _scan(
             y_now.addcmul_(x_now.to(h.dtype), skip)
         y[:, now] = y_now
         # the state after the chunk
-        weight = (a[..., -1:] - a).exp2_().mul_(dt_now)
+        weight = (a[..., -1:] - a).to(h.dtype).exp2_().mul_(dt_now)
         torch.mul(x_now.transpose(1, 2), weight.transpose(2, 3)[..., None], out=incoming)
         h.view(batch, G, N, R, P).mul_(kept[:, :, None, :, -1:])
         h.baddbmm_(B_now.mT, incoming.view(-1, length, R * P))
