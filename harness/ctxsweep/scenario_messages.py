@@ -21,6 +21,7 @@ _KINDS = {
     "dict": "a mapping",
     "model": "a mapping",
 }
+_NOT_IN_FILES = {"device", "name"}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "greater than"),
@@ -104,20 +105,23 @@ def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def known_keys(path: KeyPath, model: type[BaseModel]) -> list[str]:
-    """The keys that may stand at a path of the file."""
+    """The keys that may stand at a path, names of series and the like passed over."""
     here: type[BaseModel] | None = model
     for part in path:
         here = _inner(here, str(part)) if here and str(part) in here.model_fields else here
-    keys = set(here.model_fields) if here else set()
-    if not path:
-        return sorted((keys | {"defaults", "cpu", "cuda"}) - {"device"})
-    return sorted(keys - {"name"})
+    return sorted(here.model_fields) if here else []
+
+
+def describe(details: ErrorDetails, model: type[BaseModel]) -> str:
+    """One complaint of the validator in words; its location is taken as the key path."""
+    return _message(details, details["loc"], model)
 
 
 def _message(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> str:
     kind, context, value = details["type"], details.get("ctx", {}), _short(details["input"])
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest(str(path[-1]), known_keys(path[:-1], model))}"
+        keys = [key for key in known_keys(path[:-1], model) if key not in _NOT_IN_FILES]
+        return f"unknown key; {nearest(str(path[-1]), keys)}"
     if kind == "missing":
         return "is missing"
     if kind == "value_error":

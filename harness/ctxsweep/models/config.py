@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import math
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ctxsweep.records import Frozen
+
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
+"""A width or a count; the bound lies far beyond any model and stops slips of the finger."""
 
 Mixer = Literal["attention", "mamba1", "mamba2", "rwkv7", "retention"]
 
@@ -14,9 +18,9 @@ Mixer = Literal["attention", "mamba1", "mamba2", "rwkv7", "retention"]
 class Attention(Frozen):
     """Softmax attention: MHA (kv_heads = heads), GQA, or MQA (kv_heads = 1)."""
 
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
+    heads: Size
+    kv_heads: Size
+    head_dim: Size
     window: int | None = Field(None, ge=1, description="Sliding window in tokens (Mistral).")
     position: Literal["rope", "alibi", "learned", "none"] = "rope"
     rope_theta: float = Field(10000.0, gt=0)
@@ -41,9 +45,9 @@ class FeedForward(Frozen):
     """The block after the mixer. With ``experts`` a router picks ``experts_per_token`` of them."""
 
     kind: Literal["swiglu", "gelu"] = "swiglu"
-    size: int = Field(ge=1, description="Inner width (of one expert).")
-    experts: int = Field(0, ge=0, description="0: dense.")
-    experts_per_token: int = Field(2, ge=1)
+    size: Size = Field(description="Inner width (of one expert).")
+    experts: int = Field(0, ge=0, le=1 << 20, description="0: dense.")
+    experts_per_token: Size = 2
     bias: bool = False
 
     @model_validator(mode="after")
@@ -59,30 +63,30 @@ class FeedForward(Frozen):
 class Mamba(Frozen):
     """Mamba-1 (arXiv 2312.00752) or Mamba-2 (arXiv 2405.21060) mixer."""
 
-    state_size: int = Field(16, ge=1)
-    expand: int = Field(2, ge=1)
-    conv_kernel: int = Field(4, ge=2)
-    head_dim: int = Field(64, ge=1, description="Mamba-2 only.")
-    groups: int = Field(1, ge=1, description="Mamba-2 only: groups that share B and C.")
-    dt_rank: int | None = Field(None, ge=1, description="Mamba-1 only; default hidden/16.")
+    state_size: Size = 16
+    expand: Size = 2
+    conv_kernel: int = Field(4, ge=2, le=1 << 10)
+    head_dim: Size = Field(64, description="Mamba-2 only.")
+    groups: Size = Field(1, description="Mamba-2 only: groups that share B and C.")
+    dt_rank: Size | None = Field(None, description="Mamba-1 only; default hidden/16.")
 
 
 class Rwkv7(Frozen):
     """RWKV-7 (arXiv 2503.14456): head size and the ranks of its low-rank parts."""
 
-    head_dim: int = Field(64, ge=1)
-    decay_rank: int = Field(64, ge=1)
-    rate_rank: int = Field(64, ge=1, description="Rank of the in-context learning rate.")
-    value_rank: int = Field(32, ge=1)
-    gate_rank: int = Field(128, ge=1)
-    ffn_size: int | None = Field(None, ge=1, description="Default 4 × hidden_size.")
+    head_dim: Size = 64
+    decay_rank: Size = 64
+    rate_rank: Size = Field(64, description="Rank of the in-context learning rate.")
+    value_rank: Size = 32
+    gate_rank: Size = 128
+    ffn_size: Size | None = Field(None, description="Default 4 × hidden_size.")
 
 
 class Retention(Frozen):
     """Multi-scale retention of RetNet (arXiv 2307.08621)."""
 
-    heads: int = Field(ge=1)
-    value_expand: int = Field(2, ge=1, description="Value width over hidden_size.")
+    heads: Size
+    value_expand: Size = Field(2, description="Value width over hidden_size.")
     rope_theta: float = Field(10000.0, gt=0)
 
 
@@ -96,10 +100,12 @@ class ModelConfig(Frozen):
     name: str
     source: str = Field("", description="Where the shape was published, or what it is.")
     mixer: Mixer
-    vocab_size: int = Field(ge=2)
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
-    max_positions: int = Field(1 << 20, ge=1, description="Table size of learned positions.")
+    vocab_size: int = Field(ge=2, le=1 << 24)
+    hidden_size: Size
+    num_layers: int = Field(ge=1, le=1024)
+    max_positions: int = Field(
+        1 << 20, ge=1, le=1 << 24, description="Table size of learned positions."
+    )
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_eps: float = Field(1e-5, gt=0)
     tied_embeddings: bool = False
@@ -172,7 +178,8 @@ class ModelConfig(Frozen):
 
 def nearest_divisors(number: int, wanted: int) -> str:
     """The divisors of ``number`` nearest to ``wanted`` below and above, as words for a message."""
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = sorted({*small, *(number // d for d in small)})
     below = [d for d in divisors if d < wanted][-1:]
     above = [d for d in divisors if d > wanted][:1]
     return " or ".join(str(d) for d in below + above)
