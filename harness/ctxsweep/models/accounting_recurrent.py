@@ -17,7 +17,7 @@ from ctxsweep.records import DType
 # Tokens per chunk in prefill: the defaults of the ops.
 SSD_CHUNK = 64
 WKV7_CHUNK = 32
-RETENTION_CHUNK = 128
+RETENTION_CHUNK = 64
 
 PerLayer = Callable[[ModelConfig, int], int]
 
