@@ -80,7 +80,7 @@ def _scan(
             out=inside.view(-1, length, P),
         )
         # from before the chunk
-        kept = a.to(h.dtype).exp2_()
+        kept = a.to(h.dtype).exp2()
         torch.bmm(C_now, h, out=carried.view(-1, length, R * P))
         carried.mul_(kept.transpose(2, 3)[..., None]).add_(inside.transpose(2, 3))
         y_now = carried.transpose(1, 2)
