@@ -1,7 +1,8 @@
 """What every recurrent op promises, as checks that the tests of each op run.
 
 The oracle is the token loop in float64, the budget what the same loop loses in float32 (see
-`ctxsweep_kernels.testing`). Work space is poisoned with NaN, so a value that is read before it is written shows.
+`ctxsweep_kernels.testing`). Work space is poisoned with NaN, so a value that is read before it is
+written shows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -70,7 +72,7 @@ def check_split(recurrence: Recurrence, inputs: Inputs, cuts: list[int], **optio
     """Feeding the tokens in pieces, with the state carried, is the same as feeding them at once."""
     outputs, state = [], inputs["state"]
     edges = [0, *sorted(cuts), inputs[recurrence.sequences[0]].shape[1]]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         piece = recurrence.tokens(inputs, slice(start, stop)) | {"state": state}
         y, state = recurrence.op(**piece, **options)
         outputs.append(y)

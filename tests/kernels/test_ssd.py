@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.recurrence_checks import (
     Recurrence,
@@ -13,8 +16,6 @@ from ctxsweep_kernels.recurrence_checks import (
 )
 from ctxsweep_kernels.ssd import ssd_chunk_scan
 from ctxsweep_kernels.ssd.reference import ssd_chunk_scan_reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SSD = Recurrence(ssd_chunk_scan, ssd_chunk_scan_reference, ("x", "dt", "B", "C"))
 

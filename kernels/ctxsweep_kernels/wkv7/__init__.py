@@ -15,9 +15,9 @@ from ctxsweep_kernels.wkv7.cpu import wkv7_torch
 
 __all__ = ["MAX_CHUNK", "wkv7"]
 
-# A chunk's decays are held relative to its middle, so half a chunk of the strongest decay,
-# 64 * 0.6065 = 38.8, is squared at most: exp(77.6) is still a float32.
-MAX_CHUNK = 128
+# A chunk's decays are held relative to its middle, so 32 tokens of the strongest decay are the
+# largest factor, exp(32 * 0.6065) = 2.7e8; products of two stay far inside float32.
+MAX_CHUNK = 64
 
 
 def wkv7(
@@ -40,7 +40,7 @@ def wkv7(
             the bound is what makes the chunked form safe in float32, and is not checked.
         v: values `[B, T, H, V]`.
         state: `[B, H, V, K]`, float32; it is not changed.
-        chunk: tokens per chunk, 1 to 128; it changes the speed, not the result.
+        chunk: tokens per chunk, 1 to 64; it changes the speed, not the result.
         impl: see `ctxsweep_kernels.dispatch.choose`.
 
     Returns:

@@ -86,7 +86,7 @@ def _scan(
         r_, w_, k_, v_, a_, b_ = (
             t[:, start : start + length].transpose(1, 2) for t in (r, log_w, k, v, a, b)
         )
-        torch.matmul(running, w_.to(state.dtype), out=decay).exp2_()
+        decay.copy_(torch.matmul(running, w_.to(running.dtype)).exp2_())
         torch.reciprocal(after, out=growth)
         torch.mul(a_, before, out=queries[:, :, 0])
         torch.mul(r_, after, out=queries[:, :, 1])
@@ -110,9 +110,10 @@ def _scan(
 def _constants(length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Running sums from the chunk's middle `[length + 1, length]`, in powers of two, and the mask.
 
+    The sums are float64: as exponents their absolute error is a relative error of the decay.
     The mask `[2 length, 2 length]` lets a see earlier tokens and r see its own token too.
     """
-    causal = torch.ones(length, length, dtype=like.dtype, device=like.device).tril()
+    causal = torch.ones(length, length, dtype=torch.float64, device=like.device).tril()
     running = torch.cat((torch.zeros_like(causal[:1]), causal))
-    mask = torch.cat((causal.tril(-1), causal)).repeat(1, 2)
+    mask = torch.cat((causal.tril(-1), causal)).repeat(1, 2).to(like.dtype)
     return (running - running[length // 2]) * LOG2E, mask
