@@ -54,10 +54,10 @@ def quantile_estimate(samples: Sequence[float] | Array, q: float) -> Estimate:
     count = len(values)
     if count == 1:
         return Estimate(value=value, n=1)
-    spread = Z95 * np.sqrt(count * q * (1 - q) * inflation(values))
-    plain_low, plain_high = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], count, q)
-    low = int(max(0, min(plain_low, np.floor(count * q - spread)) - 1))
-    high = int(min(count - 1, max(plain_high, np.ceil(count * q + spread))))
+    centre, widen = count * q, np.sqrt(inflation(values))
+    low_rank, high_rank = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], count, q)
+    low = max(0, int(np.floor(centre - widen * (centre - low_rank) + 1e-9)) - 1)
+    high = min(count - 1, int(np.ceil(centre + widen * (high_rank - centre) - 1e-9)))
     ordered = np.sort(values)
     return Estimate(value=value, low=float(ordered[low]), high=float(ordered[high]), n=count)
 

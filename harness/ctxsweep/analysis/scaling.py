@@ -226,6 +226,8 @@ def _exact_verdict(points: Points) -> Verdict:
 
 def _exact_growth(points: Points) -> Verdict:
     n, y = points.n, points.y
+    if not (y > 0).all():
+        return _make(points, UNDECIDED, "0 bytes at some contexts and more at others")
     slope, slope_from = _slope(n, y[None], np.ones((1, len(n))))
     slope = Estimate(value=slope.value, n=slope.n)
     for degree in (LINEAR, QUADRATIC):
