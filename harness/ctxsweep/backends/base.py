@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -137,3 +138,24 @@ BACKENDS: dict[str, BackendEntry] = {
         "the project's own models in torch: transformer, Mamba, RWKV-7, RetNet, hybrids, MoE",
     ),
 }
+
+
+def resolve_backend(name: str) -> type[Backend]:
+    """The adapter of a name of ``BACKENDS``, or of a ``module:Class`` of somebody else's package.
+
+    Raises ``InvalidSeries`` if no engine has that name, ``Unsupported`` if it cannot be imported.
+    """
+    entry = BACKENDS.get(name)
+    if entry is None:
+        if ":" not in name:
+            close = get_close_matches(name, BACKENDS, n=1, cutoff=0.0)
+            raise InvalidSeries(
+                "backend",
+                f"'{name}' is not known; nearest valid: {close[0]} (of {', '.join(BACKENDS)}), "
+                "or module:Class of your own adapter",
+            )
+        entry = BackendEntry(name, "adapter from outside of ctxsweep")
+    try:
+        return entry.adapter()
+    except (ImportError, AttributeError) as error:
+        raise Unsupported(f"backend '{name}' cannot be imported: {error}") from error

@@ -1,0 +1,131 @@
+"""A whole sweep: the cells that have no record yet, block by block, into the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from ctxsweep.execute.executors import Display, Executor
+from ctxsweep.execute.job import Job, not_tried, rules_out
+from ctxsweep.measure.environment import available_memory_bytes, physical_cores
+from ctxsweep.records import Cell, Record, Status
+from ctxsweep.scenario import Scenario, blocks
+from ctxsweep.store import RunFolder
+
+FREE_SHARE = 0.9
+"""Default limit of a child: this part of what is free when the sweep starts."""
+
+
+class Progress(Display, Protocol):
+    """Follows a sweep for a person; see ``progress.RichProgress``."""
+
+    def start(self, total: int, done: int) -> None:
+        """``done`` of ``total`` cells have a record already."""
+
+    def record(self, record: Record) -> None:
+        """A cell has its record, and it is on disk."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, total: int, done: int) -> None:
+        pass
+
+    def begin(self, cell: Cell) -> None:
+        pass
+
+    def tick(self, position: int, last_decode_s: float | None) -> None:
+        pass
+
+    def record(self, record: Record) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    measured: int
+    failed: int
+    missing: int
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 finished with failed cells, 130 interrupted."""
+        return 130 if self.interrupted else int(self.failed > 0)
+
+
+def run_sweep(
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    folder: RunFolder,
+    executor: Executor,
+    progress: Progress | None = None,
+    *,
+    measure_ceilings: bool = True,
+) -> Outcome:
+    """Measure every cell that ``folder`` has no record of, in order; a record is on disk at once.
+
+    Failures are records. On Ctrl-C what is measured stays, ``interrupted`` is set, and the same
+    call on the resumed folder does the rest.
+    """
+    shown: Progress = progress or Silent()
+    known = list(folder.records())
+    finished = {record.cell.key for record in known}
+    memory_bytes = scenario.budgets.memory_bytes or default_memory_bytes(scenario.device)
+    shown.start(len(cells), len(finished))
+    interrupted = False
+
+    def keep(records: Iterable[Record]) -> None:
+        for record in records:
+            folder.append(record)
+            known.append(record)
+            shown.record(record)
+
+    try:
+        for block in blocks([cell for cell in cells if cell.key not in finished]):
+            ruled_out = [_ruled_out(cell, known) for cell in block]
+            keep(record for record in ruled_out if record)
+            to_measure = tuple(c for c, out in zip(block, ruled_out, strict=True) if not out)
+            if not to_measure:
+                continue
+            job = Job(
+                cells=to_measure,
+                procedure=scenario.procedure,
+                budgets=scenario.budgets,
+                device=scenario.device,
+                threads=scenario.threads or physical_cores(),
+                memory_bytes=memory_bytes,
+                measure_ceilings=measure_ceilings and block[0].role == "measure",
+            )
+            with closing(executor.run(job, shown)) as records:
+                keep(records)
+        folder.finish()
+    except KeyboardInterrupt:
+        interrupted = True
+    return _outcome(known, len(cells), interrupted)
+
+
+def default_memory_bytes(device: str) -> int | None:
+    """What a child may take if the scenario does not say: most of what is free; on a GPU all."""
+    return None if device == "cuda" else int(FREE_SHARE * available_memory_bytes())
+
+
+def _ruled_out(cell: Cell, known: Sequence[Record]) -> Record | None:
+    """Not tried, if a record of an earlier block or of the run before says how it would end."""
+    because = next((record for record in known if rules_out(record, cell)), None)
+    return not_tried(because, cell) if because else None
+
+
+def _outcome(known: Sequence[Record], total: int, interrupted: bool) -> Outcome:
+    failed = sum(record.status is not Status.OK for record in known)
+    return Outcome(
+        measured=len(known) - failed,
+        failed=failed,
+        missing=total - len(known),
+        interrupted=interrupted,
+    )
