@@ -52,10 +52,10 @@ def state_bytes(config: ModelConfig, kind: str, dtype: DType) -> int:
     return narrow * (4 if dtype == "float32" else 2) + recurrent * 4
 
 
-def flops(config: ModelConfig, kind: str, tokens: int, calls: int, layer: int = 1) -> float:
+def flops(config: ModelConfig, kind: str, tokens: int, calls: int, layer: int) -> float:
     """FLOPs of one layer over ``tokens`` of a sequence, spread over so many calls.
 
-    Calls of one token are decode steps. ``layer`` matters only when it is 0: RWKV-7's first
+    Calls of one token are decode steps. ``layer`` matters where it is 0: RWKV-7's first
     layer has no values to mix in.
     """
     cost = RECURRENT[kind]
