@@ -83,10 +83,10 @@ def _scan(
     from_a, from_r = (empty(batch * heads, length, V) for _ in range(2))
     S = state.view(batch * heads, V, K)
     for start in range(0, tokens, length):
-        r_, w_, k_, v_, a_, b_ = (
-            t[:, start : start + length].transpose(1, 2) for t in (r, log_w, k, v, a, b)
-        )
-        decay.copy_(torch.matmul(running, w_.to(running.dtype)).exp2_())
+        now = slice(start, start + length)
+        r_, k_, v_, a_, b_ = (t[:, now].transpose(1, 2) for t in (r, k, v, a, b))
+        sums = running @ log_w[:, now].flatten(2).to(running.dtype)
+        decay.copy_(sums.exp2_().unflatten(2, (heads, K)).transpose(1, 2))
         torch.reciprocal(after, out=growth)
         torch.mul(a_, before, out=queries[:, :, 0])
         torch.mul(r_, after, out=queries[:, :, 1])
@@ -102,7 +102,7 @@ def _scan(
             -M[:, :length, :length], from_a, upper=False, unitriangular=True
         )
         from_r.baddbmm_(M[:, length:], UV)
-        y[:, start : start + length] = from_r.view(batch, heads, length, V).transpose(1, 2)
+        y[:, now] = from_r.view(batch, heads, length, V).transpose(1, 2)
         S.baddbmm_(UV.mT, Kt)
         state.mul_(decay[:, :, -1:])
 
