@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from ctxsweep.analysis.metrics import METRICS, measure
-from ctxsweep.analysis.tables import cells_frame
+from ctxsweep.analysis.tables import cells_frame, model_text
 from ctxsweep.analysis.wording import context_label, quantity
 from ctxsweep.records import Record, Status
 
@@ -116,7 +116,7 @@ def _hud_rows(run_id: str, record: Record) -> list[dict[str, Any]]:
     }
     model = {
         "name": cell.series.name,
-        "type": cell.series.model,
+        "type": model_text(cell.series),
         "backend": cell.series.backend,
         "origins": ["ctxsweep"],
     }

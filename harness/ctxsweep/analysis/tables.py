@@ -6,6 +6,7 @@ is. Metrics follow as ``name``, ``name_low``, ``name_high``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ctxsweep.analysis.samples import (
     outlier_count,
     outlier_flags,
 )
-from ctxsweep.records import MemoryReading, Record, Status
+from ctxsweep.records import MemoryReading, Record, Series, Status
 from ctxsweep.store import RunFolder
 
 Row = dict[str, Any]
@@ -131,12 +132,17 @@ def _who(run_id: str, record: Record) -> Row:
         "scenario": cell.scenario,
         "series": cell.series.name,
         "backend": cell.series.backend,
-        "model": cell.series.model,
+        "model": model_text(cell.series),
         "context_tokens": cell.context_tokens,
         "batch_size": cell.batch_size,
         "role": cell.role,
         "occurrence": cell.occurrence,
     }
+
+
+def model_text(series: Series) -> str:
+    """The model's name; as JSON where the scenario writes it out."""
+    return series.model if isinstance(series.model, str) else json.dumps(series.model)
 
 
 def _cell(record: Record) -> Row:

@@ -19,6 +19,7 @@ from ctxsweep.backends.base import (
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.inline import BadInlineModel
 from ctxsweep.records import Cost, DType, KVDType, Series
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class NativeBackend:
         torch.set_num_threads(limits.threads)
         device, dtype = torch.device(limits.device), _torch_dtype(series.dtype)
         with _out_of_memory(f"loading {config.name}"):
-            if catalog.is_folder(series.model):
+            if isinstance(series.model, str) and catalog.is_folder(series.model):
                 from ctxsweep.models.weights import load_folder
 
                 model = load_folder(Path(series.model), dtype, device, config)
@@ -188,6 +189,8 @@ def _config(series: Series) -> ModelConfig:
         config = catalog.load_config(series.model)
     except catalog.UnknownModel as error:
         raise InvalidSeries("model", str(error)) from error
+    except BadInlineModel as error:
+        raise InvalidSeries(f"model.{error.key}".rstrip("."), error.message) from error
     if config.attention is None:
         for key in ("window", "kv_dtype"):
             if getattr(series, key) not in (None, "auto"):

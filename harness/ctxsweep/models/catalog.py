@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import BadModelFolder, config_from_folder
+from ctxsweep.models.inline import inline_config
 
 CATALOG = Path(__file__).parent / "catalog"
 
@@ -23,12 +27,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in CATALOG.glob("*.yaml"))
 
 
-def load_config(model: str) -> ModelConfig:
-    """The configuration of a catalogue name, or of a folder that holds a ``config.json``.
+def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
+    """The configuration of a catalogue name, of a folder with a ``config.json``, or written out.
 
     Raises:
         UnknownModel: there is no such name or folder, or the folder cannot be read.
+        BadInlineModel: a model that is written out cannot be.
     """
+    if isinstance(model, Mapping):
+        return inline_config(model, load_config)
     if model in names():
         return _read(CATALOG / f"{model}.yaml")
     if is_folder(model):
@@ -44,9 +51,9 @@ def load_config(model: str) -> ModelConfig:
     )
 
 
-def is_folder(model: str) -> bool:
+def is_folder(model: str | Mapping[str, Any]) -> bool:
     """Whether a model's name is the path of a folder (a catalogue name wins)."""
-    return model not in names() and Path(model).is_dir()
+    return isinstance(model, str) and model not in names() and os.path.isdir(model)
 
 
 def _read(path: Path) -> ModelConfig:

@@ -1,0 +1,246 @@
+"""The command ``ctxsweep``: every command parses, calls one function and prints.
+
+Nothing heavy is imported before a command needs it, so that help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctxsweep.cli import complete
+from ctxsweep.cli.errors import EXIT_BAD_INPUT, EXIT_CODES, said_plainly
+
+app = typer.Typer(
+    help="What a longer context costs, in time, memory and quality, on this architecture and "
+    "this machine.",
+    epilog=f"Exit codes: {EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class DeviceChoice(StrEnum):
+    """Which profile of a scenario is run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Listed(StrEnum):
+    """What ``ctxsweep list`` can list."""
+
+    scenarios = "scenarios"
+    models = "models"
+    backends = "backends"
+
+
+class ExportFormat(StrEnum):
+    """Formats of ``ctxsweep export``."""
+
+    csv = "csv"
+    parquet = "parquet"
+    md = "md"
+    hud = "hud"
+    otava = "otava"
+
+
+ScenarioName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SCENARIO",
+        help="Name of a scenario (see: ctxsweep list scenarios) or path of a YAML file.",
+        autocompletion=complete.scenarios,
+    ),
+]
+Contexts = Annotated[
+    str | None,
+    typer.Option(help="Context lengths instead of the scenario's: 4k,8k or 1k-128k*2."),
+]
+SeriesNames = Annotated[
+    str | None,
+    typer.Option("--series", help="Only these series of the scenario, parted by commas."),
+]
+Device = Annotated[
+    DeviceChoice, typer.Option(help="Profile to run; auto takes cuda where a GPU answers.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set any key: procedure.repeats=5. Repeatable."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of prompts, weights and order.")]
+RunName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Folder of a run, or a scenario's name for its latest. Default: the latest of all.",
+    ),
+]
+Results = Annotated[Path, typer.Option("--results", help="Folder with the runs.", metavar="DIR")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ctxsweep import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=f"Exit codes: {EXIT_CODES}")
+def run(
+    scenario: ScenarioName,
+    contexts: Contexts = None,
+    series: SeriesNames = None,
+    device: Device = DeviceChoice.auto,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder for results.", metavar="DIR")] = Path("results"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the latest run: measure what is missing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan with an estimate; measure nothing.")
+    ] = False,
+    seed: Seed = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the page's path.")] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Say more of each cell.")
+    ] = 0,
+) -> None:
+    """Measure a scenario and write its report."""
+    with said_plainly():
+        from ctxsweep.cli import find
+
+        plan = find.scenario(
+            scenario,
+            device.value,
+            settings or (),
+            contexts=contexts,
+            series=series,
+            seed=seed,
+        )
+        if dry_run:
+            from ctxsweep.cli.plan import print_plan
+
+            print_plan(plan)
+            return
+        find.require_device(plan.device)
+        from ctxsweep.cli.sweep import sweep_and_report
+
+        code = sweep_and_report(plan, out, resume=resume, verbosity=-1 if quiet else verbose)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(scenario: ScenarioName, settings: Settings = None) -> None:
+    """Check a scenario file, for both devices, without running it."""
+    with said_plainly():
+        from ctxsweep.cli import find
+
+        for device in ("cpu", "cuda"):
+            plan = find.scenario(scenario, device, settings or ())
+            cells = len(plan.series) * len(plan.contexts) * len(plan.batch_sizes)
+            typer.echo(f"{plan.name} on {device}: {len(plan.series)} series, {cells} cells. Valid.")
+
+
+@app.command()
+def report(
+    run_name: RunName = None,
+    results: Results = Path("results"),
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the page's path.")] = False,
+) -> None:
+    """Derive a run's summary, page and plots again from its records."""
+    with said_plainly():
+        from ctxsweep.cli import find
+        from ctxsweep.cli.sweep import write_report
+
+        write_report(find.run_folder(run_name, results), quiet=quiet)
+
+
+@app.command(name="list")
+def list_(what: Annotated[Listed | None, typer.Argument(metavar="WHAT")] = None) -> None:
+    """List scenarios, models or backends, with what each can do here; all without WHAT."""
+    with said_plainly():
+        from ctxsweep.cli import listing
+
+        for one in Listed if what is None else (what,):
+            listing.print_list(one.value)
+
+
+@app.command()
+def doctor(device: Device = DeviceChoice.auto) -> None:
+    """Look at this machine: device, threads, ceilings, engines, disk; and what would improve it."""
+    with said_plainly():
+        from ctxsweep.cli.doctor import print_diagnosis
+
+        print_diagnosis(device.value)
+
+
+@app.command()
+def export(
+    run_name: RunName = None,
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", "-f", help="Format to write.")
+    ] = ExportFormat.csv,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write. Default: standard output.")
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Write a run's metrics in another format."""
+    with said_plainly():
+        from ctxsweep.cli import find
+        from ctxsweep.cli.tables import write_export
+
+        write_export(find.run_folder(run_name, results), format_.value, out)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help='Such as "select series, itl_s from cells".')],
+    runs: Annotated[
+        list[str] | None, typer.Option("--run", help="Only these runs. Repeatable.")
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Ask all runs a question in SQL."""
+    with said_plainly():
+        from ctxsweep.cli import find
+        from ctxsweep.cli.tables import print_query
+
+        print_query(sql, find.run_folders(runs or (), results))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of scenario files, for editors."""
+    with said_plainly():
+        from ctxsweep.cli.listing import schema_text
+
+        sys.stdout.write(schema_text())
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(EXIT_BAD_INPUT)

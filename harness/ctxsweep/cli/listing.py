@@ -1,0 +1,66 @@
+"""``ctxsweep list`` and ``ctxsweep schema``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from ctxsweep.backends.base import BACKENDS
+from ctxsweep.cli.complete import scenario_files
+from ctxsweep.models import catalog
+from ctxsweep.scenario import ScenarioError, load_scenario
+from ctxsweep.scenario_schema import json_schema
+
+
+def print_list(what: str) -> None:
+    """Print a table of scenarios, models or backends."""
+    tables: dict[str, Callable[[], Table]] = {
+        "scenarios": scenarios,
+        "models": models,
+        "backends": backends,
+    }
+    Console().print(tables[what]())
+
+
+def scenarios() -> Table:
+    """Name, size and question of every scenario that is found by name."""
+    table = Table("scenario", "series", "contexts", "question", box=None)
+    for name, path in scenario_files().items():
+        try:
+            plan = load_scenario(path)
+        except ScenarioError as error:
+            table.add_row(name, "", "", f"not valid: {error}")
+            continue
+        span = f"{plan.contexts[0]}–{plan.contexts[-1]}"
+        table.add_row(name, str(len(plan.series)), span, plan.question)
+    return table
+
+
+def models() -> Table:
+    """Name, shape and source of every model of the catalogue."""
+    table = Table("model", "mixer", "layers", "hidden", "source", box=None)
+    for name in catalog.names():
+        config = catalog.load_config(name)
+        mixers = " + ".join(dict.fromkeys(config.layer_mixers()))
+        shape = str(config.num_layers), str(config.hidden_size)
+        table.add_row(name, mixers, *shape, config.source)
+    return table
+
+
+def backends() -> Table:
+    """Every engine: what it drives, whether it runs here, and otherwise why not."""
+    table = Table("backend", "drives", "here", box=None)
+    for name, entry in BACKENDS.items():
+        problem = entry.adapter().availability()
+        here = "runs" if problem is None else f"no: {problem.reason}. {problem.remedy}".strip()
+        table.add_row(name, entry.summary, here)
+    return table
+
+
+def schema_text() -> str:
+    """The JSON schema of scenario files, as it is committed."""
+    schema = json_schema(catalog.names(), list(BACKENDS))
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,124 @@
+"""From a scenario to a page: measure, derive, show."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from ctxsweep.analysis.summarise import summarise
+from ctxsweep.analysis.summary import Summary
+from ctxsweep.cli.errors import EXIT_INTERRUPTED
+from ctxsweep.execute.executors import LocalExecutor
+from ctxsweep.execute.progress import RichProgress, label
+from ctxsweep.execute.sweep import Outcome, run_sweep
+from ctxsweep.measure.environment import physical_cores, read_environment
+from ctxsweep.records import Record, Status
+from ctxsweep.scenario import Scenario, expand
+from ctxsweep.store import RunFolder, run_folders, write_atomic
+
+ERRORS = Console(stderr=True)
+
+
+class Talkative(RichProgress):
+    """Says of every cell what it took, and why timing stopped."""
+
+    def record(self, record: Record) -> None:
+        if record.status is Status.OK:
+            said = f"{label(record.cell)}: {record.elapsed_s:.1f} s, {len(record.samples)} samples"
+            self._bar.console.print(f"{said}, stopped by {record.stopped_by}")
+        super().record(record)
+
+
+def sweep_and_report(
+    scenario: Scenario, results: Path, *, resume: bool = False, verbosity: int = 0
+) -> int:
+    """Measure what is missing, write the report; the exit code. Verbosity: -1 quiet, 1 talkative.
+
+    Raises ``StoreError`` if the run to resume belongs to another scenario.
+    """
+    start = time.monotonic()
+    quiet = verbosity < 0
+    with _folder(scenario, results, resume, quiet) as folder:
+        outcome = _measure(scenario, folder, verbosity)
+    if outcome.interrupted:
+        ERRORS.print(
+            f"interrupted: {outcome.measured} cells are kept in {folder.path}; "
+            f"--resume measures the other {outcome.missing}",
+            highlight=False,
+        )
+        return EXIT_INTERRUPTED
+    write_report(folder.path, quiet=quiet)
+    if not quiet:
+        _say(f"{outcome.measured} cells in {_minutes(time.monotonic() - start)}.")
+    if outcome.failed:
+        ERRORS.print(f"{outcome.failed} cells have no figures; the report says why.")
+    return outcome.exit_code
+
+
+def _folder(scenario: Scenario, results: Path, resume: bool, quiet: bool) -> RunFolder:
+    body = scenario.model_dump(mode="json")
+    runs = run_folders(results, scenario.name) if resume else ()
+    if runs:
+        if not quiet:
+            _say(f"Going on with {runs[-1]}")
+        return RunFolder.resume(runs[-1], body, scenario.seed)
+    if resume and not quiet:
+        _say(f"No run of {scenario.name} lies in {results}/ yet: starting one.")
+    threads = scenario.threads or physical_cores()
+    return RunFolder.create(
+        results,
+        scenario.name,
+        body,
+        scenario.seed,
+        order=tuple(cell.key for cell in expand(scenario)),
+        environment=read_environment(scenario.device, threads),
+    )
+
+
+def _measure(scenario: Scenario, folder: RunFolder, verbosity: int) -> Outcome:
+    display = None if verbosity < 0 else Talkative() if verbosity else RichProgress()
+    if display:
+        _say(f"{scenario.question}\n{folder.path}")
+    with display or nullcontext():
+        executor = LocalExecutor(folder.log_path)
+        return run_sweep(scenario, expand(scenario), folder, executor, display)
+
+
+def derive(folder: RunFolder) -> Summary:
+    """The summary of a run, from its records."""
+    manifest, records = folder.manifest, list(folder.records())
+    return summarise(
+        scenario=manifest.scenario_name,
+        question=str(manifest.scenario.get("question", "")),
+        run_id=manifest.run_id,
+        started_at=manifest.started_at,
+        records=records,
+        elapsed_s=sum(record.elapsed_s for record in records),
+        environment=manifest.environment,
+    )
+
+
+def write_report(path: Path, *, quiet: bool = False) -> None:
+    """Write ``summary.json``, the page and the plots into a run's folder; print the verdicts."""
+    from ctxsweep.report.page import build_report
+
+    summary = derive(RunFolder.open(path))
+    write_atomic(path / "summary.json", summary.model_dump_json(indent=1) + "\n")
+    page = build_report(summary, path)
+    if quiet:
+        Console(soft_wrap=True).print(str(page), highlight=False)
+        return
+    from ctxsweep.report.terminal import print_summary
+
+    print_summary(summary, page)
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True).print(text, highlight=False, markup=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"
