@@ -61,7 +61,8 @@ def _series(models: Sequence[str], backends: Sequence[str]) -> Schema:
     if models:
         properties["model"]["anyOf"].insert(0, {"enum": sorted(models)})
     if backends:
-        properties["backend"]["enum"] = sorted(backends)
+        outside = {"type": "string", "pattern": r"^[\w.]+:\w+$"}
+        properties["backend"]["anyOf"] = [{"enum": sorted(backends)}, outside]
     return _mapping(properties, "A model on an engine with its settings.")
 
 
