@@ -80,7 +80,8 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         chosen_logits, chosen = self.router(tokens).topk(self.experts_per_token, dim=-1)
-        weights = chosen_logits.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weights = chosen_logits.softmax(dim=-1, dtype=wide).to(x.dtype)
         order = chosen.flatten().argsort(stable=True)
         owner = order // self.experts_per_token
         grouped, weights = tokens[owner], weights.flatten()[order].unsqueeze(1)

@@ -1,0 +1,206 @@
+"""What the arithmetic says against what a built model holds and does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from ctxsweep.models import accounting, catalog
+from ctxsweep.models.accounting import Calls, Storage
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.language_model import LanguageModel, build
+from ctxsweep.models.layers import StateSpec
+
+CPU = torch.device("cpu")
+TINY = [name for name in catalog.names() if name.startswith("tiny-")]
+PART_OF = {"embedding": "embedding", "positions": "embedding", "head": "head"}
+
+
+def part(name: str) -> str:
+    """Which part a parameter of a ``LanguageModel`` belongs to."""
+    top = name.split(".")[0]
+    if top in PART_OF:
+        return PART_OF[top]
+    if top != "layers":
+        return "norm"
+    inner = name.split(".")[2]
+    return "norm" if inner.endswith("_norm") else inner
+
+
+def transformer(**fields: Any) -> ModelConfig:
+    return ModelConfig(
+        **{
+            "name": "t",
+            "mixer": "attention",
+            "vocab_size": 50,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "attention": {"heads": 4, "kv_heads": 2, "head_dim": 8},
+            "ffn": {"size": 48},
+            **fields,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_parameters_by_part_are_those_of_the_built_model(name: str) -> None:
+    config = catalog.load_config(name)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    counted: Counter[str] = Counter()
+    for tensor_name, tensor in model.named_parameters():
+        counted[part(tensor_name)] += tensor.numel()
+    said = accounting.parameters(config)
+    assert {key: n for key, n in said.items() if n} == dict(counted)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention": {"heads": 4, "kv_heads": 1, "head_dim": 8, "bias": True}},
+        {"ffn": {"size": 48, "bias": True}, "tied_embeddings": True},
+        {"ffn": {"kind": "gelu", "size": 48, "bias": True}, "norm": "layernorm"},
+        {"ffn": {"kind": "gelu", "size": 48, "experts": 3}},
+        {"ffn": None},
+    ],
+)
+def test_parameters_of_variants(fields: dict[str, Any]) -> None:
+    config = transformer(**fields)
+    built = sum(p.numel() for p in LanguageModel(config).parameters())
+    assert sum(accounting.parameters(config).values()) == built
+
+
+@pytest.mark.parametrize("kv_dtype", ["auto", "fp8_e4m3", "int8"])
+@pytest.mark.parametrize("name", TINY)
+def test_cache_bytes_are_those_of_the_tensors(name: str, kv_dtype: Any) -> None:
+    config = catalog.load_config(name)
+    if config.attention is not None:
+        attention = config.attention.model_copy(update={"window": 40} if "swa" in name else {})
+        config = config.model_copy(update={"attention": attention})
+    element = {"auto": torch.bfloat16, "fp8_e4m3": torch.float8_e4m3fn, "int8": torch.int8}
+    storage = Storage("bfloat16", kv_dtype, 16)
+    model = build(config, 0, torch.bfloat16, CPU)
+    state = model.new_state(StateSpec(2, 200, 50, 16, element[kv_dtype], torch.bfloat16, CPU))
+    tokens = torch.randint(4096, (2, 120))
+    with torch.inference_mode():
+        for call in tokens.split([50, 1, 30, 1, 1, 37], dim=1):
+            model(call, state)
+            assert state.used_bytes == accounting.cache_bytes(config, storage, state.length, 2)
+
+
+def counted_flops(model: LanguageModel, call: torch.Tensor, state: Any) -> float:
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(call, state)
+    return float(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"attention": {"heads": 4, "kv_heads": 4, "head_dim": 16}},
+        {"attention": {"heads": 4, "kv_heads": 1, "head_dim": 8, "window": 12}},
+        {"ffn": {"kind": "gelu", "size": 40}, "norm": "layernorm"},
+        {"ffn": {"size": 20, "experts": 5, "experts_per_token": 2}},
+    ],
+)
+def test_decode_flops_are_those_that_torch_counts(fields: dict[str, Any]) -> None:
+    config = transformer(**fields)
+    model = build(config, 0, torch.float32, CPU)
+    state = model.new_state(StateSpec(3, 64, 40, 4, torch.float32, torch.float32, CPU))
+    with torch.inference_mode():
+        model(torch.randint(50, (3, 40)), state)
+    counted = counted_flops(model, torch.randint(50, (3, 1)), state)
+    assert accounting.flops(config, accounting.decode_call(config, 40), 3) == counted
+
+
+@pytest.mark.parametrize("experts", [0, 5])
+def test_prefill_flops_outside_of_attention_are_those_that_torch_counts(experts: int) -> None:
+    """The attention op also multiplies what its mask then removes, so it is taken out."""
+    config = transformer(ffn={"size": 20, "experts": experts})
+    model = build(config, 0, torch.float32, CPU)
+    for layer in model.layers:
+        layer.mixer.forward = lambda x, state, step, mixer=layer.mixer: mixer.out(
+            mixer.qkv(x)[..., : mixer.out.in_features]
+        )
+    state = model.new_state(StateSpec(2, 64, 40, 4, torch.float32, torch.float32, CPU))
+    counted = sum(
+        counted_flops(model, call, state) for call in torch.randint(50, (2, 40)).split(16, dim=1)
+    )
+    calls = accounting.prefill_calls(config, 40, 16)
+    without_pairs = Calls(calls.count, calls.tokens, calls.past, 0)
+    assert accounting.flops(config, without_pairs, 2) == counted
+
+
+@given(
+    context=st.integers(1, 90),
+    chunk=st.integers(1, 100),
+    window=st.none() | st.integers(1, 100),
+)
+def test_pairs_and_past_equal_the_sums_they_stand_for(
+    context: int, chunk: int, window: int | None
+) -> None:
+    config = transformer(attention={"heads": 2, "kv_heads": 1, "head_dim": 8, "window": window})
+    width = window or 10**9
+    calls = accounting.prefill_calls(config, context, chunk)
+    starts = range(0, context, chunk)
+    assert calls == Calls(
+        count=len(starts),
+        tokens=context,
+        past=sum(min(start, width - 1) for start in starts),
+        pairs=sum(min(query + 1, width) for query in range(context)),
+    )
+    seen = min(context, width - 1)
+    assert accounting.decode_call(config, context) == Calls(1, 1, seen, seen + 1)
+
+
+def test_decode_bytes_are_weights_and_cache() -> None:
+    config = catalog.load_config("tiny-gqa")
+    cost = accounting.cost(config, Storage("bfloat16", "fp8_e4m3", 256), 1000, 3, 512)
+    parts = accounting.parameters(config)
+    weights = sum(parts.values()) - parts["embedding"] + 3 * config.hidden_size
+    token_bytes = 2 * 2 * 32
+    assert cost.decode_bytes == 2 * weights + 3 * 2 * 1001 * token_bytes
+    assert cost.cache_bytes == 3 * 2 * 1024 * token_bytes
+    assert cost.cache_bytes_per_token == 2 * token_bytes
+    assert cost.parameters == sum(parts.values())
+
+
+def test_a_window_bounds_what_decode_reads_and_adds_nothing_past_it() -> None:
+    config = catalog.load_config("tiny-swa")
+    storage = Storage("float32")
+    near, far, further = (accounting.cost(config, storage, n) for n in (2048, 8192, 65536))
+    assert near.cache_bytes_per_token == 1024
+    assert near.decode_bytes < far.decode_bytes
+    assert far.cache_bytes_per_token == 0
+    for field in ("decode_bytes", "decode_flops", "cache_bytes"):
+        assert getattr(far, field) == getattr(further, field)
+
+
+def test_bytes_of_experts_are_of_those_touched() -> None:
+    config = catalog.load_config("tiny-moe")
+    storage, expert = Storage("float32"), 3 * 256 * 224 * 4
+    read = [accounting.cost(config, storage, 1024, batch).decode_bytes for batch in (1, 512)]
+    dense = accounting.parameters(config)
+    every = 4 * (sum(dense.values()) - dense["embedding"])
+    cache = 1025 * 1024
+    # One token goes through 2 of 8 experts in each of 2 layers; 512 tokens through all.
+    assert read[0] == pytest.approx(every - 2 * 6 * expert + cache + 256 * 4)
+    assert read[1] == pytest.approx(every + 512 * (cache + 256 * 4), rel=1e-9)
+
+
+def test_the_hybrid_grows_by_its_attention_layers_alone() -> None:
+    storage = Storage("float32")
+    hybrid, full = (
+        accounting.cost(catalog.load_config(name), storage, 4096)
+        for name in ("tiny-hybrid", "tiny-gqa")
+    )
+    assert 2 * hybrid.cache_bytes_per_token == full.cache_bytes_per_token
+    pure = accounting.cost(catalog.load_config("tiny-mamba2"), storage, 4096)
+    assert hybrid.cache_bytes == full.cache_bytes // 2 + pure.cache_bytes // 2

@@ -1,0 +1,93 @@
+"""Configurations that cannot be built are refused with the nearest that can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ctxsweep.models.config import ModelConfig, nearest_divisors
+
+BASE: dict[str, Any] = {
+    "name": "m",
+    "mixer": "attention",
+    "vocab_size": 32,
+    "hidden_size": 64,
+    "num_layers": 4,
+    "attention": {"heads": 8, "kv_heads": 2, "head_dim": 8},
+    "ffn": {"size": 32},
+}
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    """BASE with fields replaced; a field set to None is left out."""
+    merged = {**BASE, **fields}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"attention": {"heads": 8, "kv_heads": 3, "head_dim": 8}},
+            r"heads = 8 must be a multiple of kv_heads = 3; nearest valid kv_heads: 2 or 4",
+        ),
+        (
+            {"attention": {"heads": 8, "kv_heads": 2, "head_dim": 7}},
+            r"head_dim = 7 must be even.*6 or 8",
+        ),
+        ({"attention": {"heads": 8, "kv_heads": 2, "head_dim": 8, "window": 0}}, "window"),
+        ({"ffn": {"size": 8, "experts": 2, "experts_per_token": 3}}, r"nearest valid.*: 2"),
+        ({"attention": None}, "section 'attention' is missing"),
+        ({"mamba": {}}, "section 'mamba' is set, but no layer uses it"),
+        ({"attention_every": 5}, r"attention_every = 5 exceeds num_layers = 4"),
+        (
+            {"mixer": "mamba2", "attention": None, "mamba": {"head_dim": 48}},
+            r"head_dim = 48 must divide expand × hidden_size = 128; nearest valid: 32 or 64",
+        ),
+        (
+            {"mixer": "mamba2", "attention": None, "mamba": {"head_dim": 32, "groups": 3}},
+            r"groups = 3 must divide the 4 heads; nearest valid: 2 or 4",
+        ),
+        (
+            {"mixer": "rwkv7", "attention": None, "ffn": None, "rwkv7": {"head_dim": 24}},
+            r"head_dim = 24 must divide hidden_size = 64; nearest valid: 16 or 32",
+        ),
+        (
+            {"mixer": "retention", "attention": None, "retention": {"heads": 3}},
+            r"retention.heads = 3.*nearest valid: 2 or 4",
+        ),
+        ({"hidden": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_broken_rule_names_the_nearest_valid_values(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ModelConfig(**changed(**fields))
+
+
+def test_a_hybrid_has_attention_in_every_kth_layer() -> None:
+    config = ModelConfig(
+        **changed(mixer="mamba2", attention_every=3, num_layers=7, mamba={"head_dim": 32})
+    )
+    assert [i for i, kind in enumerate(config.layer_mixers()) if kind == "attention"] == [2, 5]
+
+
+@given(heads=st.integers(1, 64), kv_heads=st.integers(1, 64))
+def test_heads_are_accepted_exactly_when_they_divide(heads: int, kv_heads: int) -> None:
+    attention = {"heads": heads, "kv_heads": kv_heads, "head_dim": 8}
+    if heads % kv_heads == 0:
+        ModelConfig(**changed(attention=attention))
+    else:
+        with pytest.raises(ValidationError, match="nearest valid kv_heads"):
+            ModelConfig(**changed(attention=attention))
+
+
+@given(number=st.integers(1, 500), wanted=st.integers(1, 600))
+def test_nearest_divisors_are_the_nearest(number: int, wanted: int) -> None:
+    named = [int(word) for word in nearest_divisors(number, wanted).split(" or ") if word]
+    divisors = [d for d in range(1, number + 1) if number % d == 0 and d != wanted]
+    below, above = [d for d in divisors if d < wanted], [d for d in divisors if d > wanted]
+    assert named == [*below[-1:], *above[:1]]
