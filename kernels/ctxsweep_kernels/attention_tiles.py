@@ -106,10 +106,12 @@ def composed(
         scores.masked_fill_(hidden, float("-inf"))
     if bias is not None:
         scores += bias
-    lse = scores.logsumexp(-1)
-    finite = lse.masked_fill(lse == float("-inf"), 0.0)
-    weights = scores.sub_(finite.unsqueeze(-1)).exp_()
-    return weights @ v.float(), lse
+    top = scores.amax(-1, keepdim=True)
+    top.masked_fill_(top == float("-inf"), 0.0)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    out = (weights @ v.float()).div_(total.clamp_min(torch.finfo(torch.float32).tiny))
+    return out, total.log_().add_(top).squeeze(-1)
 
 
 class Merge:
