@@ -47,6 +47,7 @@ class NativeBackend:
     ) -> None:
         import torch
 
+        from ctxsweep.models.language_model import weight_bytes
         from ctxsweep.models.layers import StateSpec
 
         self.vocab_size = config.vocab_size
@@ -54,6 +55,7 @@ class NativeBackend:
         self._limits = limits
         self._config = config
         self._model = model
+        self._weights_bytes = weight_bytes(model)
         self._device = torch.device(limits.device)
         self._token_by_token = series.prefill_chunk == "recurrent"
         self._next: torch.Tensor | None = None
@@ -139,10 +141,8 @@ class NativeBackend:
         self._next = None
 
     def memory(self) -> HeldMemory:
-        from ctxsweep.models.language_model import weight_bytes
-
         return HeldMemory(
-            weights_bytes=weight_bytes(self._model),
+            weights_bytes=self._weights_bytes,
             cache_used_bytes=self._state.used_bytes,
             cache_reserved_bytes=self._state.reserved_bytes,
         )
@@ -169,6 +169,7 @@ class NativeBackend:
             "kv_dtype": _kv_dtype(self._series) if self._config.attention else None,
             "parameters": accounting.parameters(self._config),
             "cached_tokens": 0,  # there is no prefix cache: every token given is computed
+            "next_tokens": [] if self._next is None else self._next.flatten().tolist(),
         }
 
     def snapshot(self) -> object:
