@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctxsweep_kernels.testing import assert_within_budget
+from ctxsweep_kernels.testing import budget
 
 Result = tuple[torch.Tensor, torch.Tensor]
 Inputs = dict[str, torch.Tensor]
@@ -45,6 +45,16 @@ class Recurrence:
     def narrowed(self, inputs: Inputs, dtype: torch.dtype) -> Inputs:
         """The same call with its sequences in another dtype."""
         return {n: t.to(dtype) if n in self.sequences else t for n, t in inputs.items()}
+
+
+def assert_within_budget(
+    actual: torch.Tensor, exact: torch.Tensor, reference: torch.Tensor
+) -> None:
+    """Hold a result against the budget that the plain loop's error and its own dtype allow."""
+    assert actual.shape == exact.shape, f"{list(actual.shape)} is not {list(exact.shape)}"
+    allowed = budget(exact, reference, actual.dtype)
+    error = (actual.double() - exact).abs().max().item()
+    assert error <= allowed, f"error {error:.3e} is above the budget {allowed:.3e}"  # NaN fails
 
 
 def assert_matches(recurrence: Recurrence, inputs: Inputs, result: Result) -> None:

@@ -12,13 +12,13 @@ from ctxsweep_kernels.causal_conv.reference import causal_conv1d_reference
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.recurrence_checks import (
     Recurrence,
+    assert_within_budget,
     check_batch,
     check_memory,
     check_oracle,
     check_split,
     check_strided,
 )
-from ctxsweep_kernels.testing import assert_within_budget
 
 
 def with_activation(activation: str | None) -> Recurrence:

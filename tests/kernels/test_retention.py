@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.recurrence_checks import (
     Recurrence,
+    assert_within_budget,
     check_batch,
     check_memory,
     check_oracle,
@@ -16,7 +17,6 @@ from ctxsweep_kernels.recurrence_checks import (
 )
 from ctxsweep_kernels.retention import retention
 from ctxsweep_kernels.retention.reference import retention_parallel, retention_reference
-from ctxsweep_kernels.testing import assert_within_budget
 
 RETENTION = Recurrence(retention, retention_reference, ("q", "k", "v"))
 
