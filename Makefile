@@ -19,6 +19,7 @@ help: ## show this list
 	@echo '  make sweep SCENARIO=smoke ARGS="--contexts 1k-8k*2 --series gqa,mamba2"'
 
 setup: $(READY_TO_TEST) ## create .venv with all that sweeps, tests and linters need
+	@:
 
 sweep: $(READY_TO_RUN) ## run a scenario and write its report: SCENARIO=long_ctx ARGS="--resume"
 	@$(BIN)/ctxsweep run $(SCENARIO) $(ARGS)

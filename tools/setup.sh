@@ -40,8 +40,8 @@ pip() { $venv/bin/python -m pip --disable-pip-version-check "$@"; }
 torch=$(grep '^torch==' constraints/cpu.txt)
 if [ "$(pip list 2>/dev/null | sed -n 's/^torch  *\([0-9.]*\).*/torch==\1/p')" != "$torch" ]; then
     say "installing $torch (the largest part; minutes on a slow line)"
-    pip install --quiet "$torch"
+    pip install -qq -c constraints/$device.txt "$torch"
 fi
 say "installing ctxsweep${extras:+ with $extras}"
-pip install --quiet -c constraints/$device.txt -e ".${extras:+[$extras]}"
+pip install -qq -c constraints/$device.txt -e ".${extras:+[$extras]}"
 say "done; try: make sweep SCENARIO=smoke"

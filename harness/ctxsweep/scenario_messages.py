@@ -21,6 +21,8 @@ _KINDS = {
     "dict": "a mapping",
     "model": "a mapping",
 }
+# A key may be missing because it is misspelt, and a list too short because its items are wrong.
+_CONSEQUENCES = {"missing": 1, "too_short": 2}
 _NOT_IN_FILES = {"device", "name"}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
@@ -50,11 +52,13 @@ def first_error(
     for details in error.errors(include_url=False):
         by_path.setdefault(_path(details["loc"], model, series), []).append(details)
 
-    def line(path: KeyPath) -> tuple[int, int]:
+    def order(path: KeyPath) -> tuple[int, int, int]:
+        """Causes before consequences, then by line, inner before outer."""
         number = re.search(r":(\d+)$", document.place(path))
-        return (int(number[1]) if number else 0, -len(path))
+        kind = by_path[path][0]["type"]
+        return _CONSEQUENCES.get(kind, 0), int(number[1]) if number else 0, -len(path)
 
-    path = min(by_path, key=line)
+    path = min(by_path, key=order)
     return document.place(path), dotted(path), _combined(by_path[path], path, model)
 
 

@@ -1,0 +1,5 @@
+"""``python -m ctxsweep.cli``."""
+
+from ctxsweep.cli import main
+
+main()
