@@ -87,6 +87,13 @@ def test_a_bend_where_the_cache_of_the_processor_ends_is_not_quadratic() -> None
     assert "law of 4K and longer" in found.evidence
 
 
+@pytest.mark.parametrize("bend", [32768, 65536])
+def test_a_bend_near_the_end_is_not_called_quadratic(bend: int) -> None:
+    found = verdict(points(lambda n: 1.0 + 1e-3 * n + 1e-3 * max(0, n - bend)), exact=False)
+    assert found.scaling == "undecided"
+    assert f"a line with a bend at {bend // 1024}K" in found.evidence
+
+
 def test_noise_gives_undecided_not_a_guess() -> None:
     found = verdict(points(lambda n: 1.0, noise=0.15), exact=False)
     assert found.scaling == "undecided"

@@ -100,6 +100,10 @@ def _crossing_text(below: Points, above: Points, at: Estimate, count: int) -> st
     return text if count == 1 else f"{text}; the last of {count} crossings"
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
 def _apart(first: Points, second: Points, n: Array, gap: Array, sign: Codes) -> Crossover:
     """No crossing: one is cheaper throughout, or they cannot be told apart."""
     span = f"{context_label(n[0])} to {context_label(n[-1])}"
@@ -111,7 +115,7 @@ def _apart(first: Points, second: Points, n: Array, gap: Array, sign: Codes) -> 
         cheaper = (first if negative else second).series
         ratio = np.exp(np.abs(gap))
         low, high = float(ratio[sign != 0].min()), float(ratio.max())
-        factor = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}"
+        factor = " to ".join(dict.fromkeys(_times(v) for v in (low, high)))
         evidence = f"no crossing in range: {cheaper} is cheaper by {factor} times from {span}"
         if (sign == 0).any():
             close = [context_label(c) for c in n[sign == 0]]

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import f as f_distribution  # type: ignore[import-untyped]
 
-from ctxsweep.analysis.fits import Array, Model, fit_classes, free_top, weights
+from ctxsweep.analysis.fits import Array, Model, best_bend, fit_classes, free_top, weights
 
 Codes = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 UNDECIDED = -1
 CONSTANT, LINEAR, QUADRATIC = 0, 1, 2
@@ -34,12 +35,17 @@ BOUND = 3.0
 MATERIAL = 0.25
 NEGLIGIBLE = 0.03
 """A share of growth under this is not told from the slow drift of a machine."""
+NEGLIGIBLE_BEND = 0.10
+"""A quadratic share under this is not told from what caches and clocks do to a line."""
 MIN_POINTS = 4
 MIN_RANGE = 8.0
 REL_FLOOR = 0.005
 """No timing is trusted to better than this, whatever its samples say."""
 PRIOR_FREEDOM = 4
 P_REGIME = 5e-4
+MIN_POINTS_FOR_BEND = 6
+BEND_MARGIN = 10.0
+"""Very strong evidence on the scale of Kass and Raftery (1995)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,20 @@ def term_bound(n: Array, y: Array, weight: Array, degree: int, phi: Array) -> Ar
     return bound
 
 
+def bend_explains(n: Array, y: Array, weight: Array, quadratic: Model) -> Flags:
+    """Whether a line with one bend tells the points clearly better than a square.
+
+    Decode bends where the cache of keys and values outgrows a level of the processor's cache; that
+    is two lines, not O(n²). Judged by BIC with a margin, the bend's place counted as a parameter.
+    """
+    if len(n) < MIN_POINTS_FOR_BEND:
+        return np.zeros(len(y), dtype=bool)
+    chi2, _ = best_bend(n, y, weight)
+    phi = np.maximum(1.0, chi2 / (len(n) - 4))
+    flags: Flags = (quadratic.chi2 - chi2) / phi > np.log(len(n)) + BEND_MARGIN
+    return flags
+
+
 def one_regime(n: Array, y: Array, rel: Array) -> Decision:
     """Decide as if one law held over the whole range: first growth or none, then its degree."""
     weight = weights(n, y, rel)
@@ -102,7 +122,8 @@ def one_regime(n: Array, y: Array, rel: Array) -> Decision:
 
     bend = _signal(linear, quadratic, phi)
     bent = quadratic.coefficients[:, QUADRATIC] * n.max() ** QUADRATIC / last
-    bends = (bend >= DETECT) & (bent >= NEGLIGIBLE) & (proposed == QUADRATIC)
+    bends = (bend >= DETECT) & (bent >= NEGLIGIBLE_BEND) & (proposed == QUADRATIC)
+    bends &= ~bend_explains(n, y, weight, quadratic)
     straight = (bend <= CONSISTENT) & (term_bound(n, y, weight, QUADRATIC, phi) < MATERIAL)
 
     code = np.select(

@@ -105,6 +105,21 @@ def free_top(n: Array, y: Array, weight: Array, degree: int) -> Free:
     return Free(solution[:, degree], covariance[:, degree, degree])
 
 
+def best_bend(n: Array, y: Array, weight: Array) -> tuple[Array, Array]:
+    """The best line with one bend at a measured context: its χ² ``[S]`` and the bend ``[S]``."""
+    x = n / n.max()
+    chi2 = []
+    for bend in x[1:-1]:
+        columns = np.stack([np.ones_like(x), x, np.maximum(x - bend, 0)], axis=1)
+        design = columns[None] * weight[:, :, None]
+        solution, _ = solve(design, y * weight)
+        residual = y * weight - np.einsum("snk,sk->sn", design, solution)
+        chi2.append(np.einsum("sn,sn->s", residual, residual))
+    every = np.stack(chi2, axis=1)
+    best = every.argmin(axis=1)
+    return every[np.arange(len(y)), best], n[1:-1][best]
+
+
 def coefficient_errors(n: Array, weight: Array, terms: tuple[int, ...]) -> Array:
     """``[S, 3]``: standard errors of a, b, c (0 for absent terms) at unit dispersion."""
     design = _weighted(n, weight, terms)

@@ -20,13 +20,14 @@ from ctxsweep.analysis.decide import (
     QUADRATIC,
     UNDECIDED,
     Decision,
+    bend_explains,
     decide,
     moderate,
     one_regime,
     term_bound,
 )
 from ctxsweep.analysis.estimate import Z95, relative_error
-from ctxsweep.analysis.fits import Array, coefficient_errors, fit_classes, log_slope
+from ctxsweep.analysis.fits import Array, best_bend, coefficient_errors, fit_classes, log_slope
 from ctxsweep.analysis.summary import Estimate, ScalingClass, Verdict
 from ctxsweep.analysis.wording import context_label, quantity
 
@@ -157,6 +158,9 @@ def _reason(code: int, n: Array, y: Array, regime: Decision) -> str:
         return ""
     if growth >= MATERIAL and bool(regime.bic[0].argmin() == CONSTANT):
         return f"undecided: growth of up to {growth:.0%} would hide in the noise"
+    if bend_explains(n, y, regime.weight, regime.models[QUADRATIC])[0]:
+        at = float(best_bend(n, y, regime.weight)[1][0])
+        return f"undecided: a line with a bend at {context_label(at)} tells the points better"
     return f"undecided: a quadratic term could give up to {bend:.0%} of the longest"
 
 
@@ -189,7 +193,7 @@ def _law(coefficients: dict[str, Estimate], unit: str) -> str:
     per = {"a": "", "b": " per token", "c": " per token²"}
     terms = [(k, v.value) for k, v in coefficients.items() if v.value != 0]
     text = " + ".join(f"{quantity(v, unit)}{per[k]}" for k, v in terms)
-    return text.replace("+ -", "− ")
+    return text.replace("+ -", "− ").replace("-", "−")
 
 
 def _interval(slope: Estimate) -> str:
