@@ -65,4 +65,4 @@ class Mamba1Mixer(Mixer):
         else:
             y, last = selective_scan(u, dt, A, B, C, ssm, self.D)
             ssm.copy_(last)
-        return self.out_proj(y * F.silu(gate))
+        return self.out_proj(F.silu(gate).mul_(y))

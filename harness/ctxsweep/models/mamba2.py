@@ -64,4 +64,4 @@ class Mamba2Mixer(Mixer):
         else:
             y, last = ssd_chunk_scan(u, dt, A, B, C, ssm, self.D)
             ssm.copy_(last)
-        return self.out_proj(self.norm(y.reshape(gate.shape) * F.silu(gate)))
+        return self.out_proj(self.norm(F.silu(gate).mul_(y.reshape(gate.shape))))

@@ -63,7 +63,7 @@ class RetentionMixer(Mixer):
         kv.copy_(last)
         rows = y.reshape(-1, self.sizes[1])
         y = F.group_norm(rows, self.heads, self.norm_weight, self.norm_bias, self.eps)
-        return self.out_proj(F.silu(gate) * y.view(gate.shape))
+        return self.out_proj(F.silu(gate).mul_(y.view(gate.shape)))
 
 
 def log_decay(heads: int, device: torch.device) -> Tensor:
