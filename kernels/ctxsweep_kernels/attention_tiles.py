@@ -136,12 +136,11 @@ class Merge:
         return self.out
 
 
-def attend(q: Tensor, reader: KeyReader, start: int, rule: ScoreRule) -> Tensor:
-    """Causal attention of one sequence; `q` `[Hkv, G, T, D]` holds positions `start ..`."""
-    dtype, q = q.dtype, q.to(reader.dtype)
+def attend(q: Tensor, reader: KeyReader, start: int, rule: ScoreRule, out: Tensor) -> None:
+    """Causal attention of one sequence into `out`; both `[Hkv, G, T, D]`, positions `start ..`."""
+    q = q.to(reader.dtype)
     stop = start + q.shape[2]
     unwindowed = stop if rule.window is None else min(stop, max(start, rule.window))
-    out = torch.empty(q.shape, dtype=dtype, device=q.device)
     for first, last in _query_blocks(start, unwindowed, reader, rule, q.device):
         rows = slice(first - start, last - start)
         out[:, :, rows] = _causal_block(q[:, :, rows], reader, first, rule)
@@ -149,7 +148,6 @@ def attend(q: Tensor, reader: KeyReader, start: int, rule: ScoreRule) -> Tensor:
         last = min(stop, first + CONVERTED_QUERIES)
         rows = slice(first - start, last - start)
         out[:, :, rows] = _window_block(q[:, :, rows], reader, first, rule)
-    return out
 
 
 def _query_blocks(

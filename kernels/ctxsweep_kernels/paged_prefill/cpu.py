@@ -19,6 +19,12 @@ def paged_prefill_torch(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for row, length in enumerate(lengths):
         reader = PageReader(cache, block_table[row], dtype)
-        grouped = q[row].unflatten(0, (cache.kv_heads, -1))
-        out[row] = attend(grouped, reader, length - q.shape[2], rule).flatten(0, 1)
+        heads = (cache.kv_heads, -1)
+        attend(
+            q[row].unflatten(0, heads),
+            reader,
+            length - q.shape[2],
+            rule,
+            out[row].unflatten(0, heads),
+        )
     return out

@@ -16,6 +16,6 @@ def sliding_window_torch(q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Te
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for row in range(q.shape[0]):
         reader = DenseReader(k[row], v[row], dtype)
-        grouped = q[row].unflatten(0, (kv_heads, -1))
-        out[row] = attend(grouped, reader, 0, rule).flatten(0, 1)
+        heads = (kv_heads, -1)
+        attend(q[row].unflatten(0, heads), reader, 0, rule, out[row].unflatten(0, heads))
     return out
