@@ -1,0 +1,66 @@
+"""The documents say what the code has: keys, commands, links, and the five things one can add."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from ctxsweep.analysis import summary
+from ctxsweep.records import Record, Sample
+from ctxsweep.store import Manifest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TYPES = [
+    summary.Summary,
+    summary.CellSummary,
+    summary.Verdict,
+    summary.Crossover,
+    summary.CacheCheck,
+    summary.LadderCost,
+    summary.Drift,
+    summary.GrowthPoint,
+    summary.Estimate,
+    Record,
+    Sample,
+    Manifest,
+]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_results_page_names_every_stored_key(kind: type[BaseModel]) -> None:
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([^`]+)`", text))
+    assert set(kind.model_fields) <= named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_that_are_named_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")))
+    assert named <= targets
+
+
+def test_readme_names_every_folder_of_the_top_level() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = subprocess.run(
+        ["git", "ls-tree", "-d", "--name-only", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for folder in listed.stdout.split():
+        if not folder.startswith("."):
+            assert f"{folder}/" in readme
