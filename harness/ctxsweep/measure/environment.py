@@ -40,7 +40,7 @@ def read_environment(device: str, threads: int) -> Environment:
     """Everything that is known without loading an engine; takes a few milliseconds."""
     model, flags = _cpu()
     gpu, driver, others = _gpu() if device.startswith("cuda") else (None, None, None)
-    commit, dirty = _source()
+    commit, dirty = read_commit()
     return Environment(
         machine=platform.node(),
         cpu_model=model,
@@ -123,7 +123,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _source(folder: Path | None = None) -> tuple[str | None, bool | None]:
+def read_commit(folder: Path | None = None) -> tuple[str | None, bool | None]:
     """Commit of the source tree that runs, and whether it has changes; None outside of git."""
     folder = folder or Path(__file__).parent
 
