@@ -52,6 +52,9 @@ class PageTable:
         self.starts = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self._regions = torch.arange(batch_size, dtype=torch.int32)[:, None] * self.region_pages
+        self.length = 0
+        self._live: dict[int, int] = {}  # logical page -> page of the region
+        self._free: set[int] = set()
         self.clear()
 
     @property

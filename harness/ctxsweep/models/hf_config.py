@@ -76,7 +76,7 @@ def _rope_theta(raw: Json, default: float) -> float:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ValueError(f"rope_type = {kind!r} is not built; valid: default")
-    return float(rope.get("rope_theta", raw.get("rope_theta", default)))
+    return float(rope.get("rope_theta") or raw.get("rope_theta") or default)
 
 
 def _llama(raw: Json) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class LanguageModel(nn.Module):
     of the same tokens gives the same logits.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -138,7 +138,8 @@ class LanguageModel(nn.Module):
         self.positions = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
         # RWKV normalises the embedding once, as ln0 of its first layer.
         self.embedding_norm = norm(config) if config.mixer == "rwkv7" else None
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
+        # Weights are drawn in float32 and narrowed layer by layer: no second copy of the model.
+        self.layers = nn.ModuleList(Layer(config, i).to(dtype) for i in range(config.num_layers))
         self.norm = norm(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied_embeddings:
@@ -191,5 +192,5 @@ def build(
     """
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LanguageModel(config).to(dtype).eval()
+        model = LanguageModel(config, dtype).to(dtype).eval()
     return model.requires_grad_(False)
