@@ -57,6 +57,8 @@ class FeedForward(Frozen):
                 f"experts_per_token = {self.experts_per_token} exceeds experts = {self.experts}; "
                 f"nearest valid experts_per_token: {self.experts}"
             )
+        if self.experts and self.bias:
+            raise ValueError("bias is not known for experts; remove it, or set experts: 0")
         return self
 
 
