@@ -58,7 +58,8 @@ class RichProgress:
     def record(self, record: Record) -> None:
         if record.status is not Status.OK:
             reason = record.detail.splitlines()[0] if record.detail else ""
-            self._bar.console.print(f"{label(record.cell)}: {record.status} ({reason})")
+            text = f"{label(record.cell)}: {record.status} ({reason})"
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._show(advance=1)
 
     def _show(self, **update: object) -> None:
