@@ -78,6 +78,23 @@ def test_fp8_saturates_and_keeps_what_it_can_represent(dtype: torch.dtype) -> No
     assert stored.float().tolist() == [largest, -largest, 0.0, 1.5, largest]
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("wide", [torch.float32, torch.bfloat16], ids=str)
+def test_every_fp8_code_is_read_exactly(dtype: torch.dtype, wide: torch.dtype) -> None:
+    codes = torch.arange(256).to(torch.uint8).view(dtype)
+    finite = codes[codes.float().isfinite()]
+    assert torch.equal(dequantise(finite, None, wide), finite.to(wide))
+    assert torch.equal(dequantise(codes, None, wide).isnan(), codes.float().isnan())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_fp8_keeps_nan(dtype: torch.dtype) -> None:
+    x = torch.tensor([[1.0, float("nan"), -float("nan"), 2.0]])
+    assert dequantise(*quantise(x, dtype), torch.float32).isnan().tolist() == [
+        [False, True, True, False]
+    ]
+
+
 @given(st.floats(1e-30, 1e30), st.integers(0, 2**31))
 def test_int8_is_within_half_a_step(size: float, seed: int) -> None:
     x = torch.randn(4, 16, generator=torch.Generator().manual_seed(seed)) * size

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ctxsweep_kernels.paged_cache import PagedKV
-from ctxsweep_kernels.paged_cache.storage import dequantise
 
 
 def gather_row(
@@ -17,7 +16,8 @@ def gather_row(
     page = block_table_row.to(torch.int64)[positions // cache.page_size]
     slot = positions % cache.page_size
     stored = cache.pages[:, :, page.clamp(min=0), slot]
-    scales = None if cache.scales is None else cache.scales[:, :, page.clamp(min=0), slot]
-    values = dequantise(stored, scales, dtype)
+    values = stored.to(dtype)
+    if cache.scales is not None:
+        values *= cache.scales[:, :, page.clamp(min=0), slot].to(dtype).unsqueeze(-1)
     values[:, :, page < 0] = float("nan")
     return values[0], values[1]
