@@ -139,8 +139,10 @@ def _measure(job: Job, channel: Channel) -> None:
         prompts=Prompts(backend.vocab_size, job.cells[0].batch_size, job.cells[0].seed),
         watcher=channel,
     )
-    # Collections at random moments would land in some samples and not in others.
+    # Collections at random moments would land in some samples and not in others. What is loaded by
+    # now stays, so that those between cells need not look through it.
     gc.collect()
+    gc.freeze()
     gc.disable()
     procedure = ladder if can_climb(backend, job) else independent
     for record in procedure(rig, job.cells, job.budgets):
