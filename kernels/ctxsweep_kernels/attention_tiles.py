@@ -126,8 +126,8 @@ class Merge:
             self.out, self.lse = out, lse
             return
         total = torch.logaddexp(self.lse, lse)
-        old = (self.lse - total).nan_to_num_(nan=0.0).exp_().unsqueeze(-1)
-        new = (lse - total).nan_to_num_(nan=0.0).exp_().unsqueeze(-1)
+        base = total.masked_fill(total == float("-inf"), 0.0)
+        old, new = ((x - base).exp_().unsqueeze(-1) for x in (self.lse, lse))
         self.out = self.out.float() * old + out.float() * new
         self.lse = total
 

@@ -200,6 +200,18 @@ def test_pages_past_the_window_are_never_read(op: Any, sinks: int) -> None:
 
 
 @pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.float8_e4m3fn, torch.int8], ids=str)
+def test_nan_in_a_visible_key_is_not_hidden(op: Any, options: dict, cache_dtype) -> None:
+    case = Case([1000], cache_dtype=cache_dtype)
+    stored = case.cache.pages if case.cache.scales is None else case.cache.scales
+    stored[0, 0, case.table[0, 990 // 16].item(), 990 % 16] = float("nan")
+    for count in (1, 8):
+        out = op(case.last(0, count), case.cache, case.table, torch.tensor([1000]), **options)
+        assert out[:, :2].isnan().all() and out[:, 2:].isfinite().all()
+
+
+@pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
 @pytest.mark.parametrize(
     "change, message",
     [

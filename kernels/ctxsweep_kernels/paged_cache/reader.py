@@ -11,7 +11,8 @@ from torch import Tensor
 from ctxsweep_kernels.paged_cache import PagedKV, PageRun, runs
 from ctxsweep_kernels.paged_cache.storage import dequantise
 
-SCRATCH_TOKENS = 2048
+SCRATCH_BYTES = 4 << 20
+SCRATCH_TOKENS = (1024, 8192)
 SHORTEST_VIEW_TOKENS = 512
 
 
@@ -28,7 +29,7 @@ class PageReader:
     """Tiles of one row's keys and values in the dtype that attention computes in.
 
     A run of consecutive pages already in that dtype is yielded as one view, however long it is.
-    Short runs and other dtypes pass through a tile of at most `SCRATCH_TOKENS` tokens: the cache
+    Short runs and other dtypes pass through a tile of `scratch_tokens` at most: the cache
     is never copied or converted as a whole.
     """
 
@@ -39,6 +40,13 @@ class PageReader:
         flat = (2, cache.kv_heads, cache.page_count * cache.page_size)
         self._tokens = cache.pages.view(*flat, cache.head_dim)
         self._scales = None if cache.scales is None else cache.scales.view(flat)
+
+    @property
+    def scratch_tokens(self) -> int:
+        """Tokens of a copied tile: a few megabytes, so that it is still in cache when used."""
+        token_bytes = 2 * self.cache.kv_heads * self.cache.head_dim * self.dtype.itemsize
+        least, most = SCRATCH_TOKENS
+        return min(most, max(least, SCRATCH_BYTES // token_bytes))
 
     def tiles(self, start: int, stop: int, most: int | None = None) -> Iterator[Tile]:
         """Tiles that cover positions `start .. stop - 1` in order, of at most `most` tokens."""
@@ -84,7 +92,7 @@ class PageReader:
         return Tile(k, v, first, last)
 
     def _gathered(self, pending: list[PageRun], start: int, stop: int) -> Iterator[Tile]:
-        pages_per_tile = max(1, SCRATCH_TOKENS // self.cache.page_size)
+        pages_per_tile = max(1, self.scratch_tokens // self.cache.page_size)
         group: list[PageRun] = []
         room = pages_per_tile
         for run in pending:

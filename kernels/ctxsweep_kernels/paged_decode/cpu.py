@@ -57,14 +57,12 @@ def _tile(q: Tensor, tile: Tile, rule: ScoreRule, bias: Tensor | None) -> tuple[
         out, lse = partial(q[None], tile.k[None], tile.v[None], rule, bias)
         return out[0], lse[0]
     scores = torch.bmm(tile.k, (q * rule.scale).transpose(1, 2)).transpose(1, 2).contiguous()
-    if bias is not None:
-        scores += bias
-    top = scores.amax(-1, keepdim=True)
-    top.masked_fill_(top == float("-inf"), 0.0)
-    weights = scores.sub_(top).exp_()
-    total = weights.sum(-1, keepdim=True)
-    out = torch.bmm(weights, tile.v).div_(total.clamp_min(torch.finfo(torch.float32).tiny))
-    return out, total.log_().add_(top).squeeze(-1)
+    if bias is None:
+        return torch.bmm(scores.softmax(-1), tile.v), scores.logsumexp(-1)
+    scores += bias
+    lse = scores.logsumexp(-1)
+    unseen = (lse == float("-inf")).unsqueeze(-1)
+    return torch.bmm(scores.softmax(-1).masked_fill_(unseen, 0.0), tile.v), lse
 
 
 def _positions(q: Tensor, tile: Tile, start: int) -> tuple[Tensor, Tensor]:
