@@ -28,11 +28,11 @@ report: $(READY_TO_RUN) ## write a run's report again: RUN=results/long_ctx/... 
 	@$(BIN)/ctxsweep report $(RUN) $(ARGS)
 
 test: $(READY_TO_TEST) ## run the tests on all cores: ARGS="-k scenario"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --ignore tests/bench \
-		$(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 bench: $(READY_TO_TEST) ## measure the speed ratios, alone on the machine: ARGS="-k decode"
-	@$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
+	@$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' \
+		--benchmark-only $(ARGS)
 
 lint: $(READY_TO_TEST) ## ruff, mypy and the import rules
 	@$(BIN)/ruff check .
