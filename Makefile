@@ -32,7 +32,7 @@ test: $(READY_TO_TEST) ## run the tests on all cores: ARGS="-k scenario"
 
 bench: $(READY_TO_TEST) ## measure the speed ratios, alone on the machine: ARGS="-k decode"
 	@$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' \
-		--benchmark-only $(ARGS)
+		-o pythonpath=tests/bench --benchmark-only $(ARGS)
 
 lint: $(READY_TO_TEST) ## ruff, mypy and the import rules
 	@$(BIN)/ruff check .
