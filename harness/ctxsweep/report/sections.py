@@ -1,0 +1,271 @@
+"""What stands below the charts: tables of text, each with a heading and a sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ctxsweep.analysis.summary import CellSummary, Crossover, Summary
+from ctxsweep.records import Environment
+from ctxsweep.report.rows import STATUS_TEXT, failed_cells, interval_text, series_names
+from ctxsweep.report.units import (
+    BYTES,
+    BYTES_PER_S,
+    FLOPS,
+    PLAIN,
+    SECONDS,
+    SHARE,
+    TOKENS,
+    unit_of,
+)
+from ctxsweep.report.verdicts import COLUMNS, fit_text, slope_text
+
+PROCEDURES = {
+    "ladder": (
+        "One chunked prefill climbs to the longest context; at every rung the state is marked, "
+        "decode is timed there, and the climb goes on from the mark. The prefill time of a rung "
+        "is the sum of its chunks."
+    ),
+    "independent": "Every cell prefills its whole context afresh, and decode is timed after it.",
+}
+STOPS = {
+    "noise": "because the interval of the median was narrow enough",
+    "time": "because the time of the cell was spent",
+    "count": "after the number of repetitions that the scenario fixes",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, sentences, and rows of text under ``heads``; ``folded`` starts closed."""
+
+    name: str
+    title: str
+    heads: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+
+
+def tables(summary: Summary) -> list[Table]:
+    """All tables that have something to say, in the order of the page."""
+    found = (
+        *_crossovers(summary),
+        _failures(summary),
+        _drift(summary),
+        _ladder(summary),
+        _environment(summary.environment),
+        _ceilings(summary),
+        _method(summary),
+        _evidence(summary),
+        _figures(summary),
+    )
+    return [table for table in found if table.rows or table.notes]
+
+
+def metric_title(summary: Summary, metric: str) -> str:
+    """What people call a metric: the verdict table's word, else its description."""
+    titles = {info.name: info.description for info in summary.metrics}
+    titles |= {column.metric: column.title for column in COLUMNS}
+    return titles.get(metric, metric)
+
+
+def _crossovers(summary: Summary) -> tuple[Table, Table]:
+    crossing = [c for c in summary.crossovers if c.context_tokens is not None]
+    apart = [c for c in summary.crossovers if c.context_tokens is None]
+    heads = ("What", "Below", "Crossing at, tokens", "Interval", "Above", "In words")
+    note = "Where two series cost the same. Below it the one is cheaper, above it the other."
+    if summary.crossovers and not crossing:
+        note = "No two series cross in the range that was measured."
+    return (
+        Table(
+            "crossovers",
+            "Crossovers",
+            heads,
+            [_crossing_row(summary, c) for c in crossing],
+            (note,) if summary.crossovers else (),
+        ),
+        Table(
+            "no-crossing",
+            f"No crossing in range ({len(apart)})",
+            ("What", "Series", "And", "In words"),
+            [(metric_title(summary, c.metric), c.first, c.second, c.evidence) for c in apart],
+            folded=True,
+        ),
+    )
+
+
+def _crossing_row(summary: Summary, crossover: Crossover) -> tuple[str, ...]:
+    at = crossover.context_tokens
+    assert at is not None
+    return (
+        metric_title(summary, crossover.metric),
+        crossover.cheaper_below or "–",
+        TOKENS.text(at.value),
+        interval_text(at, TOKENS),
+        crossover.cheaper_above or "–",
+        crossover.evidence,
+    )
+
+
+def _failures(summary: Summary) -> Table:
+    rows = [
+        (
+            cell.series,
+            TOKENS.text(cell.context_tokens),
+            str(cell.batch_size),
+            f"✕ {STATUS_TEXT[cell.status]}",
+            cell.detail or "no reason was stored",
+        )
+        for cell in failed_cells(summary)
+    ]
+    heads = ("Series", "Context", "Batch", "What happened", "Why, and what would help")
+    note = f"{len(rows)} of {len(summary.cells)} cells have no figures; a failure is a result too."
+    if not rows:
+        note = f"None: all {len(summary.cells)} cells have figures."
+    return Table("failures", "What did not finish", heads, rows, (note,))
+
+
+def _drift(summary: Summary) -> Table:
+    rows = []
+    for drift in summary.drift:
+        unit = unit_of(drift.metric)
+        rows.append(
+            (
+                drift.series,
+                TOKENS.text(drift.context_tokens),
+                metric_title(summary, drift.metric),
+                " · ".join(unit.text(value) for value in drift.values),
+                SHARE.text(drift.relative_spread),
+            )
+        )
+    heads = ("Series", "Context", "What", "Medians in the order of time", "Spread")
+    note = "The same cell, measured again through the run: what the machine itself changed."
+    return Table("drift", "Drift of the machine", heads, rows, (note,) if rows else ())
+
+
+def _ladder(summary: Summary) -> Table:
+    rows = [
+        (
+            cost.series,
+            str(cost.batch_size),
+            SECONDS.text(cost.longest_prefill_s),
+            SECONDS.text(cost.climb_s),
+            f"{cost.ratio:.2f}×",
+        )
+        for cost in summary.ladder
+    ]
+    heads = ("Series", "Batch", "Longest prefill alone", "Whole climb", "Ratio")
+    note = "What measuring every context cost over the longest prefill alone."
+    return Table("ladder", "Cost of the climb", heads, rows, (note,) if rows else ())
+
+
+def _environment(environment: Environment | None) -> Table:
+    if environment is None:
+        return Table("environment", "Environment", notes=("The run stored no environment.",))
+    e = environment
+    commit = f"{(e.commit or 'not known')[:12]}{', with uncommitted changes' if e.dirty else ''}"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(e.versions.items()))
+    rows = [
+        ("Machine", e.machine),
+        ("Processor", f"{e.cpu_model}, {e.physical_cores} cores, {e.logical_cores} logical"),
+        ("Instruction sets", ", ".join(e.cpu_flags) or "–"),
+        ("Memory", BYTES.text(e.memory_bytes)),
+        ("Device, threads", f"{e.device}, {e.threads}"),
+        ("GPU, driver", f"{e.gpu}, {e.gpu_driver}" if e.gpu else "none"),
+        ("Load before the run", PLAIN.text(e.load_average)),
+        ("Clock governor", e.cpu_governor or "not readable"),
+        ("System", f"{e.os}, Python {e.python}"),
+        ("Versions", versions or "–"),
+        ("Commit", commit),
+    ]
+    return Table("environment", "Environment", ("What", "Value"), rows)
+
+
+def _ceilings(summary: Summary) -> Table:
+    rows = []
+    for name in series_names(summary):
+        if (ceilings := summary.ceilings.get(name)) is None:
+            continue
+        rates = ceilings.matmul_flops_per_s.items()
+        rows.append(
+            (
+                name,
+                f"{ceilings.device}, {ceilings.threads}",
+                ", ".join(f"{dtype} {FLOPS.text(rate)}" for dtype, rate in rates) or "–",
+                BYTES_PER_S.text(ceilings.read_bytes_per_s),
+            )
+        )
+    heads = ("Series", "Device, threads", "Matrix multiply", "Read bandwidth")
+    note = "Measured by the run itself, in the process that measured the series."
+    return Table("ceilings", "Ceilings of this machine", heads, rows, (note,) if rows else ())
+
+
+def _method(summary: Summary) -> Table:
+    procedures = Counter(cell.procedure for cell in summary.cells)
+    notes = [f"{kind.capitalize()}: {PROCEDURES[kind]}" for kind in sorted(procedures)]
+    stops = Counter(cell.stopped_by for cell in summary.cells if cell.stopped_by)
+    for kind, count in stops.most_common():
+        cells = "1 cell was" if count == 1 else f"{count} cells were"
+        notes.append(f"Sampling of {cells} ended {STOPS.get(kind, kind)}.")
+    shares = [c.contended_share for c in summary.cells if c.contended_share]
+    if shares:
+        notes.append(
+            f"In {len(shares)} cells other work competed for the processor in up to "
+            f"{SHARE.text(max(shares))} of the samples; these are flagged, not dropped."
+        )
+    outliers = sum(cell.outliers for cell in summary.cells)
+    notes.append(f"{outliers} samples are flagged as outliers; none is dropped.")
+    notes.append(
+        "Medians carry 95% intervals. A verdict is a fit of a, a + b·n or a + b·n + c·n² with "
+        "intercept, chosen by BIC, beside the log-log slope with a bootstrap interval; where they "
+        "do not suffice it is undecided. docs/measurement.md has the method, docs/results.md the "
+        "files of a run."
+    )
+    return Table("method", "How it was measured", notes=tuple(notes))
+
+
+def _evidence(summary: Summary) -> Table:
+    rows = []
+    for verdict in summary.verdicts:
+        unit = unit_of(verdict.metric)
+        bic = ", ".join(f"{name} {value:.1f}" for name, value in verdict.bic.items())
+        rows.append(
+            (
+                f"{verdict.series} ×{verdict.batch_size}",
+                metric_title(summary, verdict.metric),
+                verdict.scaling,
+                fit_text(verdict, unit),
+                slope_text(verdict.slope),
+                bic or "–",
+                str(verdict.points),
+                verdict.evidence,
+            )
+        )
+    heads = ("Series", "What", "Verdict", "Fit", "Log-log slope", "BIC", "Points", "Evidence")
+    return Table("evidence", "Evidence for every verdict", heads, rows, folded=True)
+
+
+def _figures(summary: Summary) -> Table:
+    held = {name for cell in summary.cells for name in cell.metrics}
+    names = [info.name for info in summary.metrics if info.name in held]
+    place = {name: i for i, name in enumerate(series_names(summary))}
+    cells = sorted(summary.cells, key=lambda c: (place[c.series], c.batch_size, c.context_tokens))
+    rows = [tuple(_figure_texts(cell, names)) for cell in cells]
+    heads = ("Series", "Context", "Batch", "Status", *names)
+    return Table("figures", "All figures", heads, rows, folded=True)
+
+
+def _figure_texts(cell: CellSummary, names: list[str]) -> Iterable[str]:
+    yield from (cell.series, TOKENS.text(cell.context_tokens), str(cell.batch_size))
+    yield STATUS_TEXT[cell.status]
+    for name in names:
+        estimate = cell.metrics.get(name)
+        if estimate is None:
+            yield "–"
+            continue
+        unit = unit_of(name)
+        has_interval = estimate.low is not None and estimate.low != estimate.high
+        text = unit.text(estimate.value)
+        yield f"{text} ({interval_text(estimate, unit)})" if has_interval else text

@@ -1,0 +1,123 @@
+"""The verdicts in the terminal, at the end of a run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ctxsweep.analysis.summary import CellSummary, ScalingClass, Summary
+from ctxsweep.records import Status
+from ctxsweep.report.rows import STATUS_TEXT, failed_cells
+from ctxsweep.report.units import TOKENS
+from ctxsweep.report.verdicts import COLUMNS, VerdictCell, VerdictRow, answer, verdict_rows
+
+STYLES: dict[ScalingClass, str] = {
+    "O(1)": "bold green",
+    "O(n)": "bold cyan",
+    "O(n²)": "bold red",
+    "undecided": "bold yellow",
+}
+HEADS = {
+    "cache_used_bytes": "Cache or state",
+    "itl_s": "Per generated token",
+    "prefill_s": "Prefill",
+}
+NARROW_COLUMNS = 100
+
+
+def print_summary(
+    summary: Summary, page: Path | None = None, console: Console | None = None
+) -> None:
+    """Print the answer, the verdict table, what did not finish, and where the page is.
+
+    A narrow terminal gets a list in place of a table; where output is no terminal there is neither
+    colour nor frame, and where it has no Unicode there is none.
+    """
+    console = console or Console()
+    rows = verdict_rows(summary)
+    say = _Printer(console)
+    say.line(answer(summary))
+    say.line("")
+    if console.width < NARROW_COLUMNS:
+        for row in rows:
+            _print_row(say, row)
+    else:
+        console.print(_table(say, rows, console.is_terminal))
+    _print_failures(say, summary)
+    if page is not None:
+        say.line("")
+        # Not wrapped: a path cut in two cannot be copied.
+        console.print(say.text(f"Report: {page}"), soft_wrap=True, highlight=False, markup=False)
+
+
+class _Printer:
+    """Prints text as it is, in the characters that the output can show."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._ascii = console.options.ascii_only
+
+    def text(self, text: str) -> str:
+        """``text``, spelled in ASCII where need be."""
+        if not self._ascii:
+            return text
+        spelled = {"²": "^2", "→": "->", "×": "x", "µ": "u", "–": "-", "−": "-", "·": "*", "✕": "x"}
+        for character, plain in spelled.items():
+            text = text.replace(character, plain)
+        return text.encode("ascii", "replace").decode()
+
+    def line(self, text: str, style: str = "") -> None:
+        """Print one line, wrapped at words."""
+        self._console.print(Text(self.text(text), style=style))
+
+
+def _table(say: _Printer, rows: list[VerdictRow], framed: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if framed else None, pad_edge=False)
+    for head in ("Series", *(HEADS[column.metric] for column in COLUMNS)):
+        table.add_column(head, overflow="fold")
+    table.add_column("Bytes per token (formula, difference)", overflow="fold")
+    for row in rows:
+        cells = [_cell_text(say, row.cells[column.metric]) for column in COLUMNS]
+        table.add_row(say.text(row.label), *cells, say.text(_bytes_text(row)))
+    return table
+
+
+def _cell_text(say: _Printer, cell: VerdictCell | None) -> Text:
+    if cell is None:
+        return Text("not measured", style="dim")
+    first = Text(say.text(cell.scaling), style=STYLES[cell.scaling])
+    return first.append(say.text(f"  {cell.span}"), style="not bold default")
+
+
+def _bytes_text(row: VerdictRow) -> str:
+    return f"{row.measured} ({row.formula}, {row.difference})" if row.agrees is not None else "–"
+
+
+def _print_row(say: _Printer, row: VerdictRow) -> None:
+    say.line(row.label, style="bold")
+    for column in COLUMNS:
+        cell = row.cells[column.metric]
+        text = "not measured" if cell is None else f"{cell.scaling}, {cell.span}"
+        say.line(f"  {HEADS[column.metric]}: {text}")
+    say.line(f"  Bytes per token: {_bytes_text(row)}")
+
+
+def _print_failures(say: _Printer, summary: Summary) -> None:
+    failed = failed_cells(summary)
+    if not failed:
+        return
+    say.line("")
+    say.line(f"{len(failed)} of {len(summary.cells)} cells have no figures:", style="bold")
+    groups: dict[tuple[str, int, Status], list[CellSummary]] = defaultdict(list)
+    for cell in failed:
+        groups[cell.series, cell.batch_size, cell.status].append(cell)
+    for (series, batch, status), cells in groups.items():
+        where = f"{series}{'' if batch == 1 else f' ×{batch}'} at "
+        where += ", ".join(TOKENS.text(cell.context_tokens) for cell in cells)
+        reason = f": {cells[0].detail}" if cells[0].detail else ""
+        say.line(f"  {where}: {STATUS_TEXT[status]}{reason}")

@@ -1,0 +1,196 @@
+"""The verdict table as text, for the page and the terminal alike, and the answer in a sentence."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from ctxsweep.analysis.summary import (
+    CacheCheck,
+    CellSummary,
+    Estimate,
+    ScalingClass,
+    Summary,
+    Verdict,
+)
+from ctxsweep.report.rows import failed_cells, series_names
+from ctxsweep.report.units import BYTES, PLAIN, TOKENS, Unit, unit_of
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric that is judged: the column's head, and its subject in the answer."""
+
+    metric: str
+    title: str
+    subject: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("cache_used_bytes", "Cache or state", "the memory that the context takes"),
+    Column("itl_s", "Time per generated token", "the time per generated token"),
+    Column("prefill_s", "Time to read the context (prefill)", "prefill time"),
+)
+WORDS: dict[ScalingClass, str] = {
+    "O(1)": "constant",
+    "O(n)": "linear",
+    "O(n²)": "quadratic",
+    "undecided": "undecided",
+}
+
+
+@dataclass(frozen=True)
+class VerdictCell:
+    """What one metric of one series does, in text. ``span`` is from the first to the last point."""
+
+    scaling: ScalingClass
+    word: str
+    span: str
+    fit: str
+    slope: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """A row of the table; ``cells`` by metric, None where nothing was measured.
+
+    ``place`` is the place of the series in the scenario: it decides the colour.
+    """
+
+    label: str
+    series: str
+    place: int
+    cells: dict[str, VerdictCell | None]
+    measured: str
+    formula: str
+    difference: str
+    agrees: bool | None
+
+
+def verdict_rows(summary: Summary) -> list[VerdictRow]:
+    """One row per series and batch size, in the order of the scenario."""
+    batches = sorted({cell.batch_size for cell in summary.cells})
+    found = {(v.series, v.batch_size, v.metric): v for v in summary.verdicts}
+    checks = {(c.series, c.batch_size): c for c in summary.cache}
+    lines: dict[tuple[str, int], list[CellSummary]] = defaultdict(list)
+    for cell in summary.cells:
+        lines[cell.series, cell.batch_size].append(cell)
+    rows = []
+    for place, name in enumerate(series_names(summary)):
+        for batch in (b for b in batches if (name, b) in lines):
+            cells = {
+                column.metric: _cell(found.get((name, batch, column.metric)), lines[name, batch])
+                for column in COLUMNS
+            }
+            label = name if len(batches) == 1 else f"{name} ×{batch}"
+            check = _check_texts(checks.get((name, batch)))
+            rows.append(VerdictRow(label, name, place, cells, *check))
+    return rows
+
+
+def _cell(verdict: Verdict | None, cells: list[CellSummary]) -> VerdictCell | None:
+    if verdict is None:
+        return None
+    unit = unit_of(verdict.metric)
+    return VerdictCell(
+        scaling=verdict.scaling,
+        word=WORDS[verdict.scaling],
+        span=_span(verdict.metric, cells, unit),
+        fit=fit_text(verdict, unit),
+        slope=slope_text(verdict.slope),
+        evidence=verdict.evidence,
+    )
+
+
+def _check_texts(check: CacheCheck | None) -> tuple[str, str, str, bool | None]:
+    if check is None:
+        return "–", "–", "–", None
+    return (
+        BYTES.text(check.measured_bytes_per_token),
+        BYTES.text(check.formula_bytes_per_token),
+        BYTES.text(check.difference_bytes),
+        check.difference_bytes == 0,
+    )
+
+
+def _span(metric: str, cells: list[CellSummary], unit: Unit) -> str:
+    """``1K: 8 MiB → 128K: 1 GiB (×128)``."""
+    held = sorted((c.context_tokens, c.metrics[metric].value) for c in cells if metric in c.metrics)
+    if not held:
+        return "no points"
+    (first, low), (last, high) = held[0], held[-1]
+    if first == last:
+        return f"{unit.text(low)} at {TOKENS.text(first)}"
+    ratio = f" (×{PLAIN.text(float(f'{high / low:.3g}'))})" if low else ""
+    return f"{unit.text(low)} at {TOKENS.text(first)} → {unit.text(high)} at {TOKENS.text(last)}{ratio}"
+
+
+def fit_text(verdict: Verdict, unit: Unit) -> str:
+    """The chosen a + b·n + c·n² in units that can be read: per token for bytes, else per 1K."""
+    per = 1.0 if unit is BYTES else 1024.0
+    name = "token" if unit is BYTES else "1K tokens"
+    ends = {"a": "", "b": f" per {name}", "c": f" per ({name})²"}
+    terms = []
+    for power, (key, end) in enumerate(ends.items()):
+        if key in verdict.coefficients and (value := verdict.coefficients[key].value) != 0:
+            sign = "− " if value < 0 else "+ " if terms else ""
+            terms.append(f"{sign}{unit.text(abs(value) * per**power)}{end}")
+    text = " ".join(terms) or "–"
+    if verdict.flat_beyond_tokens is not None:
+        text += f", flat beyond {TOKENS.text(verdict.flat_beyond_tokens)}"
+    return text
+
+
+def slope_text(slope: Estimate | None) -> str:
+    """The log-log slope with its interval."""
+    if slope is None:
+        return "no slope"
+    if slope.low is None or slope.high is None:
+        return f"slope {_two(slope.value)}"
+    return f"slope {_two(slope.value)} ({_two(slope.low)} to {_two(slope.high)})"
+
+
+def _two(value: float) -> str:
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
+
+
+def answer(summary: Summary) -> str:
+    """The question's answer in one sentence, made from the verdicts alone."""
+    rows = verdict_rows(summary)
+    parts = [part for column in COLUMNS if (part := _grouped(column, rows))]
+    if not parts:
+        return f"Nothing could be judged: {len(failed_cells(summary))} cells have no figures."
+    contexts = sorted(cell.context_tokens for cell in summary.cells)
+    reach = f"From {TOKENS.text(contexts[0])} to {TOKENS.text(contexts[-1])} tokens of context"
+    return f"{reach}, {'; '.join(parts)}."
+
+
+def _grouped(column: Column, rows: list[VerdictRow]) -> str:
+    """``prefill time is linear for a and b, quadratic for the other 7``."""
+    groups: dict[ScalingClass, list[str]] = {name: [] for name in WORDS}
+    for row in rows:
+        cell = row.cells[column.metric]
+        if cell is not None:
+            groups[cell.scaling].append(row.label)
+    held = {scaling: names for scaling, names in groups.items() if names}
+    if not held:
+        return ""
+    largest = max(held, key=lambda scaling: len(held[scaling]))
+    texts = []
+    for scaling, names in held.items():
+        who = _joined(names)
+        if scaling == largest and len(names) > 3:
+            who = f"all {len(names)}" if len(held) == 1 else f"the other {len(names)}"
+        # The group that is "the other" comes last: others than those just named.
+        texts.append((scaling == largest, f"{_class_text(scaling)} for {who}"))
+    return f"{column.subject} is {_joined([text for _, text in sorted(texts, key=lambda t: t[0])])}"
+
+
+def _class_text(scaling: ScalingClass) -> str:
+    return scaling if scaling == "undecided" else f"{WORDS[scaling]}, {scaling},"
+
+
+def _joined(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
