@@ -120,7 +120,7 @@ def test_a_cell_without_memory_ends_the_run_with_1(tmp_path: Path) -> None:
     done = ctxsweep("run", "smoke", *QUICK, *little, "--out", tmp_path)
     assert done.exit_code == 1
     assert "oom" in done.stdout
-    assert "2 cells have no figures" in done.stderr
+    assert "2 of 2 cells have no figures" in done.stdout
 
 
 def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path: Path) -> None:

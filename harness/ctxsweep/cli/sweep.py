@@ -53,7 +53,7 @@ def sweep_and_report(
     write_report(folder.path, quiet=quiet)
     if not quiet:
         _say(f"{outcome.measured} cells in {_minutes(time.monotonic() - start)}.")
-    if outcome.failed:
+    elif outcome.failed:
         ERRORS.print(f"{outcome.failed} cells have no figures; the report says why.")
     return outcome.exit_code
 
