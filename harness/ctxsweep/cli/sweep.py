@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from ctxsweep.execute.sweep import Outcome, run_sweep
 from ctxsweep.measure.environment import physical_cores, read_environment
 from ctxsweep.records import Record, Status
 from ctxsweep.scenario import Scenario, expand
-from ctxsweep.store import RunFolder, run_folders, write_atomic
+from ctxsweep.store import Manifest, RunFolder, run_folders, write_atomic
 
 ERRORS = Console(stderr=True)
 
@@ -96,9 +97,17 @@ def derive(folder: RunFolder) -> Summary:
         run_id=manifest.run_id,
         started_at=manifest.started_at,
         records=records,
-        elapsed_s=sum(record.elapsed_s for record in records),
+        elapsed_s=_elapsed_s(manifest, records),
         environment=manifest.environment,
     )
+
+
+def _elapsed_s(manifest: Manifest, records: list[Record]) -> float:
+    """From start to end, loading included; of a run that is not complete, its cells' time."""
+    if manifest.finished_at is None:
+        return sum(record.elapsed_s for record in records)
+    started, finished = map(datetime.fromisoformat, (manifest.started_at, manifest.finished_at))
+    return (finished - started).total_seconds()
 
 
 def write_report(path: Path, *, quiet: bool = False) -> None:
