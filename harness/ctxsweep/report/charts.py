@@ -9,8 +9,9 @@ from functools import partial
 import altair as alt
 
 from ctxsweep.analysis.summary import Summary
-from ctxsweep.report.layers import Curves, Row, Scale, context_scale, shown_param, y_scale
+from ctxsweep.report.layers import Curves, shown_param
 from ctxsweep.report.parts import memory_parts
+from ctxsweep.report.placing import Row, Scale, context_scale, placed, y_scale
 from ctxsweep.report.rows import (
     POINT_TIPS,
     failure_rows,
@@ -61,7 +62,8 @@ def against_context(
     )
     x = context_scale(cell.context_tokens for cell in summary.cells)
     names = series_names(summary)
-    curves = Curves(names, rows, failures, POINT_TIPS, x, scale, ceiling=ceiling)
+    drawn = placed(rows, failures, scale, ceiling=ceiling)
+    curves = Curves(names, drawn, POINT_TIPS, x, scale)
     return curves.chart().add_params(shown_param(names))
 
 
@@ -86,7 +88,7 @@ def _growth(
     y = y_scale(_extent(rows), BYTES, y_title, log=False, strip_rows=0)
     names = series_names(summary)
     tips = ("series", "tokens", "bytes", "held in all", "process")
-    curves = Curves(names, rows, [], tips, x, y, symbols=False)
+    curves = Curves(names, placed(rows, [], y), tips, x, y, symbols=False)
     return curves.chart().add_params(shown_param(names))
 
 

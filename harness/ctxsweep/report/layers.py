@@ -1,14 +1,8 @@
-"""One way to draw curves: lines with intervals, names at their ends, failures in a strip above.
-
-Every position that must not overlap is settled here in pixels of a fixed height, so that the page
-and the images show the same whatever the width.
-"""
+"""One way to draw curves: lines with intervals, names at their ends, failures as crosses."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,97 +10,18 @@ from typing import Any
 import altair as alt
 
 from ctxsweep.report import theme
-from ctxsweep.report.units import TOKENS, Unit, linear_ticks, log_ticks, spread
+from ctxsweep.report.placing import HEIGHT, Row, Scale
 
-Row = dict[str, Any]
-
-HEIGHT = 340
-LABEL_GAP = 14
-STRIP_ROW = 16
-NARROW = 470
 SHOWN = "shown"
+CONTAINER = "(containerSize()[0] || 900)"
+"""Width of the chart's place in the page; an image has none, and is wide."""
+WIDE = f"{CONTAINER} >= 600"
+"""Whether there is room for names beside the lines; a narrow page has the legend alone."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """An axis: its domain in data units and how pixels map to it.
-
-    Above ``data_high`` there is no data, hence no tick: that is the strip of failures.
-    """
-
-    low: float
-    high: float
-    unit: Unit
-    title: str
-    log: bool = True
-    data_high: float = math.inf
-
-    def value_at(self, share: float) -> float:
-        """The value at this share of the axis, 0 at its low end and 1 at its high end."""
-        if self.log:
-            return self.low * (self.high / self.low) ** share
-        return self.low + (self.high - self.low) * share
-
-    def share_of(self, value: float) -> float:
-        """The inverse of ``value_at``."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def ticks(self, most: int) -> list[float]:
-        """Round figures for the labels of the axis."""
-        high = min(self.high, self.data_high)
-        if self.log:
-            return log_ticks(self.low, high, self.unit.base, most)
-        return linear_ticks(high, self.unit.base, most)
-
-    def alt_scale(self) -> alt.Scale:
-        domain = [self.low, self.high]
-        if self.log:
-            return alt.Scale(type="log", base=self.unit.base, domain=domain, nice=False)
-        return alt.Scale(type="linear", domain=domain, nice=False)
-
-    def alt_axis(self, most: int, grid: bool) -> alt.Axis:
-        return alt.Axis(
-            title=self.title,
-            values=self.ticks(most),
-            labelExpr=self.unit.label_expr(),
-            labelOverlap="parity",
-            grid=grid,
-            domain=not grid,
-            titleAnchor="end" if grid else "middle",
-            titleAngle=0 if grid else alt.Undefined,
-            titleAlign="left" if grid else alt.Undefined,
-            titleX=0 if grid else alt.Undefined,
-            titleY=-10 if grid else alt.Undefined,
-        )
-
-
-def y_scale(
-    values: Iterable[float], unit: Unit, title: str, *, log: bool, strip_rows: int, top: float = 0.0
-) -> Scale:
-    """A scale that holds ``values`` and, above them, a strip of ``strip_rows`` for failures."""
-    held = list(values)
-    room = 1 - strip_height(strip_rows) / HEIGHT
-    if not log:
-        high = max([*held, top]) or 1.0
-        return Scale(0.0, high * 1.04 / room, unit, title, log=False, data_high=high * 1.04)
-    low, high = min(held), max([*held, top])
-    if high / low < 2:
-        low, high = low / 1.5, high * 1.5
-    low, high = low / 1.2, high * 1.2
-    return Scale(low, low * (high / low) ** (1 / room), unit, title, data_high=high)
-
-
-def context_scale(contexts: Iterable[int]) -> Scale:
-    """The context axis: log2, with a little air on both sides."""
-    held = list(contexts)
-    return Scale(min(held) / 1.12, max(held) * 1.12, TOKENS, "context, tokens")
-
-
-def strip_height(rows: int) -> float:
-    """Pixels that the strip of failures takes."""
-    return (rows + 1) * STRIP_ROW if rows else 0.0
+def data_of(rows: list[Row]) -> alt.InlineData:
+    """The rows of a chart, which its layers share."""
+    return alt.InlineData(values=rows, name="rows")
 
 
 def shown_param(names: Sequence[str]) -> alt.Parameter:
@@ -114,9 +29,18 @@ def shown_param(names: Sequence[str]) -> alt.Parameter:
     return alt.param(name=SHOWN, value=list(names))
 
 
-def only_shown(chart: alt.Chart) -> alt.Chart:
-    """Keep the rows of the series that are picked."""
-    return chart.transform_filter(f"indexof({SHOWN}, datum.series) >= 0")
+def of_role(role: str) -> alt.Chart:
+    """A layer of the rows of one role, and of the series that are picked."""
+    return alt.Chart().transform_filter(
+        f"datum.role === '{role}' && (!datum.series || indexof({SHOWN}, datum.series) >= 0)"
+    )
+
+
+def legend(names: Sequence[str]) -> alt.Legend:
+    """A legend at the bottom, in as many columns as fit."""
+    column = 44 + 7 * max(len(name) for name in names)
+    columns = alt.ExprRef(f"max(2, floor(({CONTAINER} - 70) / {column}))")
+    return alt.Legend(orient="bottom", title=None, columns=columns, offset=14)
 
 
 def dashed(chart: alt.Chart, field: str, values: Sequence[str]) -> alt.Chart:
@@ -134,153 +58,87 @@ def tooltip(fields: Iterable[str]) -> list[alt.Tooltip]:
 
 @dataclass(frozen=True)
 class Curves:
-    """Rows to draw. Each has ``series``, ``line``, ``x``, ``y`` and the texts of its tooltip.
-
-    A failure's row has ``x`` and ``status`` but no ``y``. ``names`` are all series in order.
-    """
+    """Rows with roles (``placing``) to draw. ``names`` are all series in order."""
 
     names: tuple[str, ...]
-    points: list[Row]
-    failures: list[Row]
+    rows: list[Row]
     tips: tuple[str, ...]
     x: Scale
     y: Scale
     symbols: bool = True
-    ceiling: bool = False
 
     def chart(self) -> alt.LayerChart:
-        """All layers over one another."""
-        layers = [self._intervals()] if any("low" in row for row in self.points) else []
-        layers += [self._lines(), self._points(), *self._names()]
-        if self.failures:
-            layers += [self._strip_rule(), self._failures()]
-        if self.ceiling:
-            layers.append(self._ceiling())
-        return alt.layer(*layers).properties(width="container", height=HEIGHT)
+        """All layers over one another, those without rows left out."""
+        roles = {row["role"] for row in self.rows}
+        layers = [self._intervals()] if any("low" in row for row in self.rows) else []
+        layers += [self._lines(), self._points(), self._end_symbols()]
+        layers += self._names("end", align="left", dx=25)
+        layers += self._names("above", dy=-13) if "above" in roles else []
+        layers += self._names("below", dy=14) if "below" in roles else []
+        if "failure" in roles:
+            layers += [*self._rule("strip", dy=-8, strokeDash=[2, 4]), self._crosses()]
+            layers += self._names("failed", align="left", dx=10)
+        if "ceiling" in roles:
+            layers += self._rule("ceiling", dy=10)
+        chart = alt.layer(*layers, data=data_of(self.rows))
+        return chart.properties(width="container", height=HEIGHT)
 
-    def _base(self, rows: list[Row]) -> alt.Chart:
-        return self._placed(rows).encode(
-            color=alt.Color("series:N", scale=self._domain(), legend=self._legend()),
-            opacity=alt.condition(self._clicked(), alt.value(1), alt.value(0.12)),
-        )
-
-    def _placed(self, rows: list[Row]) -> alt.Chart:
-        return only_shown(alt.Chart(alt.Data(values=rows))).encode(
+    def _at(self, role: str) -> alt.Chart:
+        return of_role(role).encode(
             x=alt.X("x:Q", scale=self.x.alt_scale(), axis=self.x.alt_axis(12, grid=False)),
             y=alt.Y("y:Q", scale=self.y.alt_scale(), axis=self.y.alt_axis(8, grid=True)),
             detail="line:N",
+            opacity=alt.condition(self._clicked(), alt.value(1), alt.value(0.12)),
         )
+
+    def _coloured(self, role: str) -> alt.Chart:
+        color = alt.Color("series:N", scale=self._domain(), legend=legend(self.names))
+        return self._at(role).encode(color=color)
 
     def _domain(self, **extra: Any) -> alt.Scale:
         return alt.Scale(domain=list(self.names), **extra)
 
-    def _legend(self) -> alt.Legend:
-        column = 44 + 7 * max(len(name) for name in self.names)
-        columns = alt.ExprRef(f"max(2, floor(width / {column}))")
-        return alt.Legend(orient="bottom", title=None, columns=columns, offset=14)
+    def _shape(self) -> alt.Shape:
+        symbols = [theme.symbol(i) for i in range(len(self.names))]
+        return alt.Shape("series:N", scale=self._domain(range=symbols), legend=legend(self.names))
 
     def _clicked(self) -> alt.Parameter:
         return alt.selection_point(name="clicked", fields=["series"], bind="legend")
 
     def _lines(self) -> alt.Chart:
-        base = self._base(self.points).mark_line(strokeWidth=2, clip=True)
-        lines = dashed(base.encode(order="x:Q"), "series", self.names)
+        lines = self._coloured("point").mark_line(strokeWidth=2).encode(order="x:Q")
+        lines = dashed(lines, "series", self.names)
+        # A name of its own: altair would number it, anew at every call.
         return lines.add_params(self._clicked()).properties(name="lines")
 
     def _points(self) -> alt.Chart:
-        symbols = [theme.symbol(i) for i in range(len(self.names))]
         size = 70 if self.symbols else 12
-        shape = alt.Shape("series:N", scale=self._domain(range=symbols), legend=self._legend())
-        return (
-            self._base(self.points)
-            .mark_point(filled=True, size=size)
-            .encode(shape=shape, tooltip=tooltip(self.tips))
-        )
+        points = self._coloured("point").mark_point(filled=True, size=size)
+        return points.encode(shape=self._shape(), tooltip=tooltip(self.tips))
 
     def _intervals(self) -> alt.Chart:
-        rows = [row for row in self.points if "low" in row]
-        rules = self._base(rows).mark_rule(strokeWidth=4, strokeOpacity=0.35)
-        return rules.encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=tooltip(self.tips))
+        rules = self._coloured("point").mark_rule(strokeWidth=4, strokeOpacity=0.35)
+        held = rules.transform_filter("isValid(datum.low)")
+        return held.encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=tooltip(self.tips))
 
-    def _names(self) -> list[alt.Chart]:
-        """The name of each line: beside its end at the right edge, above or below elsewhere."""
-        edge = max(row["x"] for row in self.points + self.failures)
-        ends = self._ends()
-        charts = []
-        for side, dy in (("above", -13), ("below", 14)):
-            rows = [row for row in ends if row["x"] < edge and self._free_side(row) == side]
-            charts.append(self._placed(rows).mark_text(style="halo", fontSize=12, dy=dy))
-            charts.append(self._base(rows).mark_text(fontSize=12, dy=dy))
-        rows = [row for row in ends if row["x"] == edge]
-        charts.append(self._base(rows).mark_text(align="left", dx=9, fontSize=12))
-        return [_wide(chart.encode(text="label:N")) for chart in charts if chart.data.values]
+    def _end_symbols(self) -> alt.Chart:
+        symbols = self._coloured("end").mark_point(filled=True, size=55, xOffset=16)
+        return symbols.encode(shape=self._shape()).transform_filter(WIDE)
 
-    def _free_side(self, end: Row) -> str:
-        """Where the next point at the same place is further away."""
-        at = [r["y"] for r in self.points if r["x"] == end["x"] and r["line"] != end["line"]]
-        shares = [self.y.share_of(y) - self.y.share_of(end["y"]) for y in at]
-        above = min((share for share in shares if share >= 0), default=1.0)
-        below = min((-share for share in shares if share <= 0), default=1.0)
-        return "above" if above >= below else "below"
+    def _names(self, role: str, **place: Any) -> list[alt.Chart]:
+        """Names in the colour of text, to be read; the symbol beside them says whose they are."""
+        text = self._at(role).encode(text="label:N").transform_filter(WIDE)
+        halo = text.mark_text(style="halo", fontSize=12, **place)
+        return [halo, text.mark_text(fontSize=12, **place)]
 
-    def _ends(self) -> list[Row]:
-        """Where each line ends, moved apart so that the names can be read."""
-        last: dict[str, Row] = {}
-        for row in self.points:
-            if row["line"] not in last or row["x"] > last[row["line"]]["x"]:
-                last[row["line"]] = row
-        at: dict[float, list[Row]] = defaultdict(list)
-        for row in last.values():
-            at[row["x"]].append(row)
-        rows = []
-        top = HEIGHT - strip_height(self._strip_rows()) - LABEL_GAP / 2
-        for ends in at.values():
-            pixels = [self.y.share_of(row["y"]) * HEIGHT for row in ends]
-            for row, pixel in zip(ends, spread(pixels, LABEL_GAP, 0, top), strict=True):
-                rows.append(_label(row, row["line"], self.y.value_at(pixel / HEIGHT)))
-        return rows
-
-    def _strip_rows(self) -> int:
-        return len({row["line"] for row in self.failures})
-
-    def _failures(self) -> alt.Chart:
-        """A cross where a cell did not finish, one row per line, its name at the right."""
-        level = {line: i for i, line in enumerate(dict.fromkeys(r["line"] for r in self.failures))}
-        rows, names = [], {}
-        for row in self.failures:
-            y = self.y.value_at(1 - (level[row["line"]] * STRIP_ROW + 8) / HEIGHT)
-            rows.append({**row, "y": y})
-            names[row["line"]] = _label(row, f"{row['line']}: {row['status']}", y)
-        crosses = (
-            self._base(rows)
-            .mark_point(shape=theme.FAILURE_SYMBOL, filled=True, size=90)
-            .encode(tooltip=tooltip(("series", "context", "status", "reason")))
+    def _crosses(self) -> alt.Chart:
+        crosses = self._coloured("failure").mark_point(
+            shape=theme.FAILURE_SYMBOL, filled=True, size=90
         )
-        text = self._base(list(names.values())).mark_text(align="left", dx=9, fontSize=12)
-        return alt.layer(
-            crosses, text.encode(text="label:N").transform_filter(f"width >= {NARROW}")
-        )
+        return crosses.encode(tooltip=tooltip(("series", "context", "status", "reason")))
 
-    def _strip_rule(self) -> alt.Chart:
-        y = self.y.value_at(1 - strip_height(self._strip_rows()) / HEIGHT)
-        data = alt.Chart(alt.Data(values=[{"y": y, "label": "did not finish ↑"}]))
-        position = alt.Y("y:Q", scale=self.y.alt_scale())
-        rule = data.mark_rule(strokeDash=[2, 4]).encode(y=position)
-        text = data.mark_text(align="left", dy=-8, dx=2, style="muted", fontSize=11)
-        return alt.layer(rule, text.encode(y=position, x=alt.value(0), text="label:N"))
-
-    def _ceiling(self) -> alt.Chart:
-        data = alt.Chart(alt.Data(values=[{"y": 1.0, "label": "measured ceiling of this machine"}]))
-        position = alt.Y("y:Q", scale=self.y.alt_scale())
-        rule = data.mark_rule(strokeWidth=1.5).encode(y=position)
-        text = data.mark_text(align="left", dy=10, dx=2, style="muted", fontSize=11)
-        return alt.layer(rule, text.encode(y=position, x=alt.value(0), text="label:N"))
-
-
-def _wide(chart: alt.Chart) -> alt.Chart:
-    """Only where the width leaves room for names; the legend serves a narrow page alone."""
-    return chart.transform_filter(f"width >= {NARROW}")
-
-
-def _label(row: Row, text: str, y: float) -> Row:
-    return {"series": row["series"], "line": row["line"], "x": row["x"], "y": y, "label": text}
+    def _rule(self, role: str, dy: int, **style: Any) -> list[alt.Chart]:
+        row = of_role(role).encode(y=alt.Y("y:Q", scale=self.y.alt_scale()))
+        text = row.encode(x=alt.value(0), text="label:N")
+        label = text.mark_text(align="left", dy=dy, dx=2, style="muted", fontSize=11)
+        return [row.mark_rule(**style), label]

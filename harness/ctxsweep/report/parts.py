@@ -7,16 +7,17 @@ import altair as alt
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.report import theme
 from ctxsweep.report.layers import (
-    Row,
-    Scale,
-    context_scale,
+    SHOWN,
     dashed,
-    only_shown,
+    data_of,
+    legend,
+    of_role,
     shown_param,
     tooltip,
 )
-from ctxsweep.report.rows import STATUS_TEXT, failed_cells, metric_rows, series_names
-from ctxsweep.report.units import BYTES, TOKENS
+from ctxsweep.report.placing import Scale, context_scale
+from ctxsweep.report.rows import failure_rows, metric_rows, series_names
+from ctxsweep.report.units import BYTES
 
 PARTS: dict[str, str] = {
     "weights_bytes": "weights",
@@ -31,7 +32,7 @@ PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 230, 130, 3
 def memory_parts(summary: Summary) -> alt.FacetChart | None:
     """Parts of the memory against context, a panel per series; failures as crosses on top."""
     rows = [
-        {**row, "part": part}
+        {**row, "part": part, "role": "point"}
         for metric, part in PARTS.items()
         for row in metric_rows(summary, metric)
         if row["y"] > 0 and not (metric == "cache_reserved_bytes" and _all_used(summary))
@@ -39,37 +40,39 @@ def memory_parts(summary: Summary) -> alt.FacetChart | None:
     if not rows:
         return None
     values = [row["y"] for row in rows]
-    y = Scale(min(values) / 2, max(values) * 4, BYTES, "")
+    y = Scale(min(values) / 2, max(values) * 4, BYTES, "", data_high=max(values) * 1.5)
     x = context_scale(cell.context_tokens for cell in summary.cells)
+    parts = [part for part in PARTS.values() if any(row["part"] == part for row in rows)]
+    crosses = [{**row, "role": "failure", "y": y.value_at(0.93)} for row in failure_rows(summary)]
     names = series_names(summary)
-    panels = _panel(rows + _failures(summary, y), x, y).facet(
-        facet=alt.Facet("series:N", sort=list(names), title=None), columns=COLUMNS
+    facet = alt.Facet("series:N", sort=list(names), title=None)
+    panels = _panel(parts, x, y).properties(data=data_of(rows + crosses))
+    # Filtered before the panels are made, so that a series that is not picked has none.
+    shown = panels.facet(facet=facet, columns=COLUMNS).transform_filter(
+        f"indexof({SHOWN}, datum.series) >= 0"
     )
-    return only_shown(panels).add_params(shown_param(names))
+    return shown.add_params(shown_param(names))
 
 
-def _panel(rows: list[Row], x: Scale, y: Scale) -> alt.LayerChart:
-    base = alt.Chart().encode(
-        x=alt.X("x:Q", scale=x.alt_scale(), axis=x.alt_axis(4, grid=False)),
-        y=alt.Y("y:Q", scale=y.alt_scale(), axis=y.alt_axis(5, grid=True)),
-        detail="line:N",
+def _panel(parts: list[str], x: Scale, y: Scale) -> alt.LayerChart:
+    position = {
+        "x": alt.X("x:Q", scale=x.alt_scale(), axis=x.alt_axis(4, grid=False)),
+        "y": alt.Y("y:Q", scale=y.alt_scale(), axis=y.alt_axis(5, grid=True)),
+        "detail": "line:N",
+    }
+    colour = alt.Color("part:O", scale=alt.Scale(domain=parts), legend=legend(parts))
+    held = of_role("point").encode(
+        **position, color=colour, tooltip=tooltip(("series", "part", "context", "value"))
     )
-    held = [part for part in PARTS.values() if any(row.get("part") == part for row in rows)]
-    columns = alt.ExprRef("containerSize()[0] > 0 && containerSize()[0] < 470 ? 2 : 5")
-    legend = alt.Legend(orient="bottom", title=None, columns=columns)
-    domain = alt.Scale(domain=held)
-    parts = base.transform_filter("isValid(datum.part)").encode(
-        color=alt.Color("part:O", scale=domain, legend=legend),
-        tooltip=tooltip(("series", "part", "context", "value", "interval")),
+    crosses = of_role("failure").mark_point(
+        shape=theme.FAILURE_SYMBOL, filled=True, size=60, style="alarm", opacity=1
     )
-    lines = dashed(parts.mark_line(strokeWidth=2), "part", held)
-    crosses = (
-        base.transform_filter("isValid(datum.status)")
-        .mark_point(shape=theme.FAILURE_SYMBOL, filled=True, size=60, style="alarm", opacity=1)
-        .encode(tooltip=tooltip(("series", "context", "status", "reason")))
+    layers = alt.layer(
+        dashed(held.mark_line(strokeWidth=2), "part", parts),
+        held.mark_point(filled=True, size=22, opacity=1),
+        crosses.encode(**position, tooltip=tooltip(("series", "context", "status", "reason"))),
     )
-    layers = alt.layer(lines, parts.mark_point(filled=True, size=22, opacity=1), crosses)
-    return layers.properties(width=PANEL_WIDTH, height=PANEL_HEIGHT, data=alt.Data(values=rows))
+    return layers.properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
 
 
 def _all_used(summary: Summary) -> bool:
@@ -80,18 +83,3 @@ def _all_used(summary: Summary) -> bool:
         if {"cache_reserved_bytes", "cache_used_bytes"} <= cell.metrics.keys()
     ]
     return all(reserved == used for reserved, used in pairs)
-
-
-def _failures(summary: Summary, y: Scale) -> list[Row]:
-    return [
-        {
-            "series": cell.series,
-            "line": cell.series,
-            "x": cell.context_tokens,
-            "y": y.value_at(0.93),
-            "context": TOKENS.text(cell.context_tokens),
-            "status": STATUS_TEXT[cell.status],
-            "reason": cell.detail or "no reason was stored",
-        }
-        for cell in failed_cells(summary)
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctxsweep.analysis.summary import CellSummary, Estimate, GrowthPoint, Summary
 from ctxsweep.records import Status
-from ctxsweep.report.layers import Row
+from ctxsweep.report.placing import Row
 from ctxsweep.report.units import BYTES, PLAIN, SHARE, TOKENS, Unit, unit_of
 
 STATUS_TEXT: dict[Status, str] = {

@@ -23,15 +23,15 @@ from ctxsweep.report.verdicts import COLUMNS, fit_text, slope_text
 
 PROCEDURES = {
     "ladder": (
-        "One chunked prefill climbs to the longest context; at every rung the state is marked, "
+        "one chunked prefill climbs to the longest context; at every rung the state is marked, "
         "decode is timed there, and the climb goes on from the mark. The prefill time of a rung "
         "is the sum of its chunks."
     ),
-    "independent": "Every cell prefills its whole context afresh, and decode is timed after it.",
+    "independent": "every cell prefills its whole context afresh, and decode is timed after it.",
 }
 STOPS = {
     "noise": "because the interval of the median was narrow enough",
-    "time": "because the time of the cell was spent",
+    "time": "because the cell's time was spent",
     "count": "after the number of repetitions that the scenario fixes",
 }
 
@@ -207,8 +207,8 @@ def _method(summary: Summary) -> Table:
     notes = [f"{kind.capitalize()}: {PROCEDURES[kind]}" for kind in sorted(procedures)]
     stops = Counter(cell.stopped_by for cell in summary.cells if cell.stopped_by)
     for kind, count in stops.most_common():
-        cells = "1 cell was" if count == 1 else f"{count} cells were"
-        notes.append(f"Sampling of {cells} ended {STOPS.get(kind, kind)}.")
+        cells = "1 cell" if count == 1 else f"{count} cells"
+        notes.append(f"{cells} stopped sampling {STOPS.get(kind, kind)}.")
     shares = [c.contended_share for c in summary.cells if c.contended_share]
     if shares:
         notes.append(

@@ -80,7 +80,7 @@ def _table(say: _Printer, rows: list[VerdictRow], framed: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD if framed else None, pad_edge=False)
     for head in ("Series", *(HEADS[column.metric] for column in COLUMNS)):
         table.add_column(head, overflow="fold")
-    table.add_column("Bytes per token (formula, difference)", overflow="fold")
+    table.add_column("Bytes per token", overflow="fold")
     for row in rows:
         cells = [_cell_text(say, row.cells[column.metric]) for column in COLUMNS]
         table.add_row(say.text(row.label), *cells, say.text(_bytes_text(row)))
@@ -91,11 +91,16 @@ def _cell_text(say: _Printer, cell: VerdictCell | None) -> Text:
     if cell is None:
         return Text("not measured", style="dim")
     first = Text(say.text(cell.scaling), style=STYLES[cell.scaling])
-    return first.append(say.text(f"  {cell.span}"), style="not bold default")
+    return first.append(say.text(f"  {cell.short}"), style="not bold default")
 
 
 def _bytes_text(row: VerdictRow) -> str:
-    return f"{row.measured} ({row.formula}, {row.difference})" if row.agrees is not None else "–"
+    """Measured, and whether the formula says the same."""
+    if row.agrees is None:
+        return "–"
+    if row.agrees:
+        return f"{row.measured} = formula"
+    return f"{row.measured}, formula {row.formula}, off by {row.difference}"
 
 
 def _print_row(say: _Printer, row: VerdictRow) -> None:

@@ -46,6 +46,7 @@ class VerdictCell:
     scaling: ScalingClass
     word: str
     span: str
+    short: str
     fit: str
     slope: str
     evidence: str
@@ -93,10 +94,12 @@ def _cell(verdict: Verdict | None, cells: list[CellSummary]) -> VerdictCell | No
     if verdict is None:
         return None
     unit = unit_of(verdict.metric)
+    span, short = _span(verdict.metric, cells, unit)
     return VerdictCell(
         scaling=verdict.scaling,
         word=WORDS[verdict.scaling],
-        span=_span(verdict.metric, cells, unit),
+        span=span,
+        short=short,
         fit=fit_text(verdict, unit),
         slope=slope_text(verdict.slope),
         evidence=verdict.evidence,
@@ -114,16 +117,18 @@ def _check_texts(check: CacheCheck | None) -> tuple[str, str, str, bool | None]:
     )
 
 
-def _span(metric: str, cells: list[CellSummary], unit: Unit) -> str:
-    """``1K: 8 MiB → 128K: 1 GiB (×128)``."""
+def _span(metric: str, cells: list[CellSummary], unit: Unit) -> tuple[str, str]:
+    """``8 MiB at 1K → 1 GiB at 128K (×128)``, and shorter."""
     held = sorted((c.context_tokens, c.metrics[metric].value) for c in cells if metric in c.metrics)
     if not held:
-        return "no points"
+        return "no points", ""
     (first, low), (last, high) = held[0], held[-1]
+    start = f"{unit.text(low)} at {TOKENS.text(first)}"
     if first == last:
-        return f"{unit.text(low)} at {TOKENS.text(first)}"
+        return start, unit.text(low)
     ratio = f" (×{PLAIN.text(float(f'{high / low:.3g}'))})" if low else ""
-    return f"{unit.text(low)} at {TOKENS.text(first)} → {unit.text(high)} at {TOKENS.text(last)}{ratio}"
+    long = f"{start} → {unit.text(high)} at {TOKENS.text(last)}{ratio}"
+    return long, f"{unit.text(low)} → {unit.text(high)}"
 
 
 def fit_text(verdict: Verdict, unit: Unit) -> str:
@@ -168,7 +173,7 @@ def answer(summary: Summary) -> str:
 
 
 def _grouped(column: Column, rows: list[VerdictRow]) -> str:
-    """``prefill time is linear for a and b, quadratic for the other 7``."""
+    """``prefill time is O(n) for a and b, O(n²) for the other 7``."""
     groups: dict[ScalingClass, list[str]] = {name: [] for name in WORDS}
     for row in rows:
         cell = row.cells[column.metric]
@@ -184,12 +189,8 @@ def _grouped(column: Column, rows: list[VerdictRow]) -> str:
         if scaling == largest and len(names) > 3:
             who = f"all {len(names)}" if len(held) == 1 else f"the other {len(names)}"
         # The group that is "the other" comes last: others than those just named.
-        texts.append((scaling == largest, f"{_class_text(scaling)} for {who}"))
-    return f"{column.subject} is {_joined([text for _, text in sorted(texts, key=lambda t: t[0])])}"
-
-
-def _class_text(scaling: ScalingClass) -> str:
-    return scaling if scaling == "undecided" else f"{WORDS[scaling]}, {scaling},"
+        texts.append((scaling == largest, f"{scaling} for {who}"))
+    return f"{column.subject} is {', '.join(text for _, text in sorted(texts, key=lambda t: t[0]))}"
 
 
 def _joined(names: list[str]) -> str:
