@@ -7,6 +7,7 @@ of what must not be read cannot pass.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,9 +94,17 @@ class Case:
 
 PREFILL_COUNTS = (1, 30, 300, 1000)
 DECODE_COUNTS = (1, 2, 5, 8)
+decode_torch = partial(paged_decode_attention, impl="torch")
+decode_c = partial(paged_decode_attention, impl="c")
+IMPLEMENTATIONS = [
+    pytest.param(paged_prefill_attention, id="prefill"),
+    pytest.param(decode_torch, id="decode-torch"),
+    pytest.param(decode_c, id="decode-c"),
+]
 OPS = [
     pytest.param(paged_prefill_attention, PREFILL_COUNTS, id="prefill"),
-    pytest.param(paged_decode_attention, DECODE_COUNTS, id="decode"),
+    pytest.param(decode_torch, DECODE_COUNTS, id="decode-torch"),
+    pytest.param(decode_c, DECODE_COUNTS, id="decode-c"),
 ]
 
 
@@ -133,7 +142,9 @@ def test_groups_and_pages(op: Any, counts: tuple[int, ...], kv_heads, group, pag
         case.check_row(0, counts, op)
 
 
-@pytest.mark.parametrize("op, count", [(paged_prefill_attention, 100), (paged_decode_attention, 8)])
+@pytest.mark.parametrize(
+    "op, count", [(paged_prefill_attention, 100), (decode_torch, 8), (decode_c, 8)]
+)
 @pytest.mark.parametrize("cache_dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_long_rows_use_views_and_scratch(op: Any, count: int, cache_dtype, shuffled) -> None:
@@ -145,7 +156,7 @@ def test_a_long_chunk_over_a_converted_cache_goes_in_blocks() -> None:
     case.check_row(0, (2500,), paged_prefill_attention)
 
 
-@pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
+@pytest.mark.parametrize("op", IMPLEMENTATIONS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_a_row_of_a_ragged_batch_is_a_batch_of_one(op: Any, options: dict) -> None:
     case = Case([700, 8, 129, 300])
@@ -158,9 +169,10 @@ def test_a_row_of_a_ragged_batch_is_a_batch_of_one(op: Any, options: dict) -> No
         assert torch.equal(together[part], alone)
 
 
+@pytest.mark.parametrize("decode", [decode_torch, decode_c], ids=["torch", "c"])
 @pytest.mark.parametrize("cache_dtype", STORAGE_DTYPES, ids=str)
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["sinks"]], ids=["plain", "sinks"])
-def test_chunked_is_whole_and_decode_is_a_row_of_prefill(cache_dtype, options) -> None:
+def test_chunked_is_whole_and_decode_is_a_row_of_prefill(decode, cache_dtype, options) -> None:
     case = Case([600], cache_dtype=cache_dtype)
     whole = paged_prefill_attention(case.q, case.cache, case.table, torch.tensor([600]), **options)
     exact, plain = (
@@ -179,11 +191,11 @@ def test_chunked_is_whole_and_decode_is_a_row_of_prefill(cache_dtype, options) -
     for position in (0, 63, 64, 65, 200, 599):
         length = torch.tensor([position + 1])
         row = case.q[:, :, position : position + 1]
-        out = paged_decode_attention(row, case.cache, case.table, length, **options)
+        out = decode(row, case.cache, case.table, length, **options)
         assert_within(out, whole[:, :, position : position + 1], allowed)
 
 
-@pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
+@pytest.mark.parametrize("op", IMPLEMENTATIONS)
 @pytest.mark.parametrize("sinks", [0, 5])
 def test_pages_past_the_window_are_never_read(op: Any, sinks: int) -> None:
     case = Case([1000], options={"window": 100, "sinks": sinks})
@@ -199,7 +211,7 @@ def test_pages_past_the_window_are_never_read(op: Any, sinks: int) -> None:
         op(case.last(0, 8), case.cache, case.table, torch.tensor([1000]), **case.options)
 
 
-@pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
+@pytest.mark.parametrize("op", IMPLEMENTATIONS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("cache_dtype", [torch.float32, torch.float8_e4m3fn, torch.int8], ids=str)
 def test_nan_in_a_visible_key_is_not_hidden(op: Any, options: dict, cache_dtype) -> None:
@@ -211,7 +223,7 @@ def test_nan_in_a_visible_key_is_not_hidden(op: Any, options: dict, cache_dtype)
         assert out[:, :2].isnan().all() and out[:, 2:].isfinite().all()
 
 
-@pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
+@pytest.mark.parametrize("op", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -7,6 +7,7 @@ from torch import Tensor
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_cache.checks import check_table, checked_lengths
+from ctxsweep_kernels.paged_decode.c import paged_decode_c
 from ctxsweep_kernels.paged_decode.cpu import paged_decode_torch
 from ctxsweep_kernels.score_rule import make_rule
 
@@ -29,9 +30,9 @@ def paged_decode_attention(
 ) -> Tensor:
     """Causal attention `[B, Hq, T, D]` of the last T <= 8 positions of every row over the cache.
 
-    Arguments and errors are those of `paged_prefill_attention`; the work is bound by reading the
-    cache, so the query heads of a group share one pass over their keys and values, and only the
-    pages of the window and the sinks are touched.
+    Arguments and errors are those of `paged_prefill_attention`; there are no gradients. The work is
+    bound by reading the cache, so the query heads of a group share one pass over their keys and
+    values, and only the pages of the window and the sinks are touched.
     """
     rule = make_rule(
         q,
@@ -49,5 +50,7 @@ def paged_decode_attention(
         )
     check_table(q, cache, block_table)
     rows = checked_lengths(lengths, q, cache, block_table)
-    choose(impl)
+    devices = {x.device for x in (q, cache.pages, block_table, lengths)}
+    if choose(impl, "paged_decode_attention", devices) == "c":
+        return paged_decode_c(q, cache, block_table, lengths, rule)
     return paged_decode_torch(q, cache, block_table, rows, rule)

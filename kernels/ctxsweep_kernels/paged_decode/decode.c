@@ -1,0 +1,505 @@
+/* Attention of a few new tokens over a paged cache, bound by reading the cache once.
+ *
+ * A task is one stretch of one KV head of one row; its keys and values pass through the registers
+ * in tiles, once for all query rows (G heads x T tokens) that share them: scores of a tile, an
+ * online softmax (Milakov and Gimelshein, arXiv:1805.02867), then the tile's share of the output.
+ * Stretches are merged by their log-sum-exp as in FlashAttention-2 (arXiv:2307.08691). How a row is
+ * cut depends on that row alone, so neither the batch nor the threads change a result. */
+#include <stdlib.h>
+
+#include "parallel.h"
+#include "vectors.h"
+
+enum {
+    TILE = 64,                  /* tokens */
+    STRETCH_BYTES = 512 * 1024, /* of keys and values: long against a task's fixed cost */
+    MOST_STRETCHES = 64,        /* of one row and head: short against the merge */
+    ROWS = LANES == 8 ? 2 : 4,  /* query rows whose sums fit the registers together */
+    CACHE_LINE = 64,
+};
+
+/* Mirrored by Job in c.py; shapes as in paged_decode_attention, contiguous. */
+struct job {
+    const float *q;     /* [B, Hkv, G * T, D] */
+    float *out;         /* as q */
+    const char *pages;  /* [2, Hkv, P, page_size, D] */
+    const float *scales; /* [2, Hkv, P, page_size], int8 only */
+    const int32_t *table;
+    const int64_t *lengths;
+    const float *slopes; /* [Hkv, G] or NULL */
+    int64_t batch, kv_heads, group, tokens, head_dim, page_count, page_size, table_width;
+    int64_t window; /* 0: none */
+    int64_t sinks;
+    float scale, softcap; /* softcap 0: none */
+    int32_t type;         /* enum storage */
+    struct team team;
+    int64_t bad_row, bad_page; /* where decode() found a page missing */
+};
+
+/* The keys that some query of a row sees: the sinks, then first .. length - 1. */
+struct row {
+    int64_t sinks, first, visible, stretches, stretch_tokens, first_task;
+};
+
+struct plan {
+    struct job *job;
+    struct row *rows;
+    int64_t query_rows, padded; /* G * T; D rounded up to whole vectors */
+    float *partials;            /* per task and query row: output [padded], maximum, sum */
+    int64_t *unfinished;        /* [B, Hkv] stretches */
+    float *scratch;             /* per thread */
+    int64_t scratch_floats, next_task, next_thread, tasks;
+};
+
+/* What a thread works on: one tile of one KV head. Rows of K and V are found by pointer, in the
+ * pages or, widened to float, in the thread's scratch. */
+struct tile {
+    int64_t count;
+    const char *k[TILE], *v[TILE];
+    int64_t position[TILE];
+    float k_scale[TILE], v_scale[TILE];
+};
+
+/* ---- the two inner loops ---- */
+
+/* Ask for a line of the next tile: the processor's own prefetchers stop at every 4 KiB, and the
+ * order in which a tile is read here is not one that they follow. */
+INLINE void prefetch(const char *at) { __builtin_prefetch(at, 0, 2); }
+
+/* scores [rows][TILE]: q . k for all keys of a tile. Four keys at a time meet `rows` queries, so
+ * that every load feeds several multiply-adds; add_pairs then sums across lanes. */
+INLINE void scores_of(enum storage type, int rows, const char *const *k, int64_t count,
+                      const char *const *next, const float *q, int64_t dim, float *scores)
+{
+    for (int64_t t = 0; t < count; t += LANES) {
+        vf parts[ROWS][LANES / 4];
+        for (int part = 0; part < LANES / 4; part++) {
+            const char *const *key = k + t + 4 * part;
+            vf sums[ROWS][4] = {0};
+            for (int64_t d = 0; d < dim; d += LANES) {
+                vf keys[4];
+                for (int i = 0; i < 4; i++)
+                    keys[i] = load(type, key[i], d);
+                if (next && d * storage_bytes(type) % CACHE_LINE == 0)
+                    for (int i = 0; i < 4; i++)
+                        prefetch(next[t + 4 * part + i] + d * storage_bytes(type));
+                for (int row = 0; row < rows; row++)
+                    for (int i = 0; i < 4; i++)
+                        sums[row][i] += get(q + row * dim + d) * keys[i];
+            }
+            for (int row = 0; row < rows; row++)
+                parts[row][part] = add_pairs(add_pairs(sums[row][0], sums[row][1]),
+                                             add_pairs(sums[row][2], sums[row][3]));
+        }
+        for (int row = 0; row < rows; row++) {
+            for (int left = LANES / 4; left > 1; left /= 2)
+                for (int i = 0; i < left / 2; i++)
+                    parts[row][i] = add_pairs(parts[row][2 * i], parts[row][2 * i + 1]);
+            put(scores + row * TILE + t, parts[row][0]);
+        }
+    }
+}
+
+/* out [rows][stride] += weights [rows][TILE] . v, `vectors` vectors of the head dimension. A tile is
+ * summed from zero: sums of sums keep more digits than one long sum. */
+INLINE void weigh_columns(enum storage type, int rows, int vectors, const char *const *v,
+                          int64_t count, const char *const *next, const float *weights, int64_t at,
+                          int64_t stride, float *out)
+{
+    vf sums[ROWS][4] = {0};
+    for (int64_t t = 0; t < count; t++) {
+        vf values[4];
+        if (next)
+            for (size_t byte = 0; byte < vectors * LANES * storage_bytes(type); byte += CACHE_LINE)
+                prefetch(next[t] + at * storage_bytes(type) + byte);
+        for (int i = 0; i < vectors; i++)
+            values[i] = load(type, v[t], at + i * LANES);
+        for (int row = 0; row < rows; row++)
+            for (int i = 0; i < vectors; i++)
+                sums[row][i] += weights[row * TILE + t] * values[i];
+    }
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < vectors; i++) {
+            float *to = out + row * stride + at + i * LANES;
+            put(to, get(to) + sums[row][i]);
+        }
+}
+
+INLINE void weigh_values(enum storage type, int rows, const char *const *v, int64_t count,
+                         const char *const *next, const float *weights, int64_t dim, float *out)
+{
+    int64_t at = 0;
+    for (; at + 4 * LANES <= dim; at += 4 * LANES)
+        weigh_columns(type, rows, 4, v, count, next, weights, at, dim, out);
+    for (; at < dim; at += LANES)
+        weigh_columns(type, rows, 1, v, count, next, weights, at, dim, out);
+}
+
+/* One compiled copy per storage type, so that nothing is decided inside a loop. */
+#define FOR_EACH_ROW_COUNT(type, call)                                                             \
+    if (rows == 1)                                                                                 \
+        call(type, 1);                                                                             \
+    else if (rows == 2)                                                                            \
+        call(type, 2);                                                                             \
+    else if (rows == ROWS)                                                                         \
+        call(type, ROWS);
+#define SPECIALISE(type)                                                                           \
+    static void scores_##type(int rows, const struct tile *tile, const char *const *next,          \
+                              const float *q, int64_t dim, float *scores)                          \
+    {                                                                                              \
+        FOR_EACH_ROW_COUNT(type, CALL_SCORES)                                                      \
+    }                                                                                              \
+    static void values_##type(int rows, const char *const *v, int64_t count,                       \
+                              const char *const *next, const float *weights, int64_t dim,          \
+                              float *out)                                                          \
+    {                                                                                              \
+        FOR_EACH_ROW_COUNT(type, CALL_VALUES)                                                      \
+    }
+#define CALL_SCORES(type, rows) scores_of(type, rows, tile->k, tile->count, next, q, dim, scores)
+#define CALL_VALUES(type, rows) weigh_values(type, rows, v, count, next, weights, dim, out)
+SPECIALISE(FLOAT32)
+SPECIALISE(BFLOAT16)
+SPECIALISE(FLOAT16)
+SPECIALISE(FLOAT8_E4M3)
+SPECIALISE(FLOAT8_E5M2)
+SPECIALISE(INT8)
+
+static const struct inner_loops {
+    void (*scores)(int, const struct tile *, const char *const *, const float *, int64_t, float *);
+    void (*values)(int, const char *const *, int64_t, const char *const *, const float *, int64_t,
+                   float *);
+} INNER_LOOPS[] = {
+    {scores_FLOAT32, values_FLOAT32},         {scores_BFLOAT16, values_BFLOAT16},
+    {scores_FLOAT16, values_FLOAT16},         {scores_FLOAT8_E4M3, values_FLOAT8_E4M3},
+    {scores_FLOAT8_E5M2, values_FLOAT8_E5M2}, {scores_INT8, values_INT8},
+};
+
+/* ---- one tile ---- */
+
+static int64_t rounded_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Point a tile at keys `from .. from + count - 1` of those that the row sees. */
+static void locate(const struct job *job, const struct row *row, int64_t b, int64_t head,
+                   int64_t from, int64_t count, struct tile *tile)
+{
+    const int32_t *table = job->table + b * job->table_width;
+    int64_t row_bytes = job->head_dim * storage_bytes(job->type);
+    int64_t side = job->kv_heads * job->page_count * job->page_size;
+    tile->count = count;
+    for (int64_t i = 0; i < count;) {
+        int is_sink = from + i < row->sinks;
+        int64_t position = from + i + (is_sink ? 0 : row->first - row->sinks);
+        int64_t slot = position % job->page_size, page = table[position / job->page_size];
+        int64_t run = smaller(count - i, job->page_size - slot);
+        run = is_sink ? smaller(run, row->sinks - from - i) : run;
+        int64_t token = (head * job->page_count + page) * job->page_size + slot;
+        for (int64_t end = i + run; i < end; i++, token++, position++) {
+            tile->position[i] = position;
+            tile->k[i] = job->pages + token * row_bytes;
+            tile->v[i] = tile->k[i] + side * row_bytes;
+            if (job->scales) {
+                tile->k_scale[i] = job->scales[token];
+                tile->v_scale[i] = job->scales[side + token];
+            }
+        }
+    }
+    for (int64_t i = count; i < rounded_up(count, LANES); i++) {
+        tile->k[i] = tile->k[count - 1];
+        tile->k_scale[i] = tile->k_scale[count - 1];
+    }
+}
+
+/* Whether an e4m3 row holds a NaN, which load() does not tell from 480. */
+static int holds_nan(const char *row, int64_t dim)
+{
+    uint8_t found = 0;
+    for (int64_t d = 0; d < dim; d++)
+        found |= (row[d] & 0x7f) == 0x7f;
+    return found;
+}
+
+static int tile_holds_nan(const struct tile *tile, int64_t dim)
+{
+    int found = 0;
+    for (int64_t i = 0; i < tile->count; i++)
+        found |= holds_nan(tile->k[i], dim) | holds_nan(tile->v[i], dim);
+    return found;
+}
+
+static void widen_row(enum storage type, const char *row, int64_t dim, int64_t padded, float *out)
+{
+    for (int64_t d = 0; d < padded; d += LANES) {
+        char rest[4 * LANES] = {0};
+        const char *from = row + d * storage_bytes(type);
+        if (d + LANES > dim)
+            from = memcpy(rest, from, (dim - d) * storage_bytes(type));
+        vf x = load(type, from, 0);
+        if (type == FLOAT8_E4M3) /* |x| = 480 / 256 stands for NaN */
+            x = pick((vf)((vi)x & 0x7fffffff) == 1.875f, splat(NAN), x);
+        put(out + d, x);
+    }
+}
+
+/* Move a tile to float rows in scratch: odd head dimensions, and e4m3 tiles with NaN. */
+static void widen(enum storage type, struct tile *tile, int64_t dim, int64_t padded, float *scratch)
+{
+    for (int64_t i = 0; i < rounded_up(tile->count, LANES); i++) {
+        float *k = scratch + i * padded, *v = k + TILE * padded;
+        if (i < tile->count) {
+            widen_row(type, tile->k[i], dim, padded, k);
+            widen_row(type, tile->v[i], dim, padded, v);
+            tile->v[i] = (const char *)v;
+        }
+        tile->k[i] = (const char *)(i < tile->count ? k : scratch + (tile->count - 1) * padded);
+    }
+}
+
+static int sees(const struct job *job, int64_t query, int64_t key)
+{
+    return key <= query && (!job->window || query - key < job->window || key < job->sinks);
+}
+
+/* Whether a query of the row must not see some key of this tile; never so with one query. */
+static int is_edge(const struct job *job, const struct tile *tile, int64_t length)
+{
+    int hidden = 0;
+    for (int64_t query = length - job->tokens; query < length; query++)
+        for (int64_t i = 0; i < tile->count; i++)
+            hidden |= !sees(job, query, tile->position[i]);
+    return hidden;
+}
+
+/* From raw scores [TILE] of one query row to weights; `state` is its maximum and sum so far.
+ * Returns by how much the output so far must shrink. */
+static float soften(const struct job *job, const struct tile *tile, int masked, int64_t query,
+                    float slope, float *scores, float *state)
+{
+    int64_t count = rounded_up(tile->count, LANES);
+    for (int64_t t = 0; t < count && job->scales; t += LANES)
+        put(scores + t, get(scores + t) * get(tile->k_scale + t));
+    for (int64_t t = 0; t < count && job->softcap > 0; t += LANES)
+        put(scores + t, job->softcap * hyperbolic_tangent(get(scores + t) / job->softcap));
+    for (int64_t t = 0; t < tile->count && job->slopes; t++)
+        scores[t] += slope * (float)(tile->position[t] - query);
+    for (int64_t t = 0; t < tile->count && masked; t++)
+        if (!sees(job, query, tile->position[t]))
+            scores[t] = -INFINITY;
+    for (int64_t t = tile->count; t < count; t++)
+        scores[t] = -INFINITY;
+
+    vf top = splat(state[0]), total = splat(0);
+    for (int64_t t = 0; t < count; t += LANES)
+        top = larger(get(scores + t), top);
+    float before = state[0], now = largest(top), base = now == -INFINITY ? 0 : now;
+    for (int64_t t = 0; t < count; t += LANES) {
+        vf weight = exponential(get(scores + t) - base);
+        total += weight;
+        put(scores + t, job->scales ? weight * get(tile->v_scale + t) : weight);
+    }
+    float shrink = before == now ? 1 : exponential(splat(before - base))[0];
+    state[0] = now;
+    state[1] = state[1] * shrink + sum(total);
+    return shrink;
+}
+
+/* weigh_values for the keys that `query` sees: 0 x NaN of a hidden value is not 0. */
+static void weigh_seen(const struct job *job, const struct inner_loops *loops,
+                       const struct tile *tile, int64_t query, const float *weights, int64_t dim,
+                       float *out)
+{
+    for (int64_t from = 0, to; from < tile->count; from = to + 1) {
+        for (to = from; to < tile->count && sees(job, query, tile->position[to]); to++)
+            ;
+        loops->values(1, tile->v + from, to - from, NULL, weights + from, dim, out);
+    }
+}
+
+/* Add a tile to the partial results [rows][padded + 2] of query rows `first ..`. */
+static void add_tile(const struct plan *plan, const struct inner_loops *loops,
+                     const struct tile *tile, const struct tile *next, int masked, int64_t length,
+                     const float *slopes, int64_t first, int rows, const float *q, float *partial)
+{
+    const struct job *job = plan->job;
+    int64_t dim = plan->padded;
+    float scores[ROWS * TILE];
+    float *states = partial + plan->query_rows * dim;
+    loops->scores(rows, tile, next ? next->k : NULL, q + first * dim, dim, scores);
+    for (int row = 0; row < rows; row++) {
+        int64_t at = first + row, query = length - job->tokens + at % job->tokens;
+        float slope = slopes ? slopes[at / job->tokens] : 0, *out = partial + at * dim;
+        float shrink = soften(job, tile, masked, query, slope, scores + row * TILE, states + 2 * at);
+        for (int64_t d = 0; d < dim && shrink != 1; d += LANES)
+            put(out + d, get(out + d) * shrink);
+        if (masked)
+            weigh_seen(job, loops, tile, query, scores + row * TILE, dim, out);
+    }
+    if (!masked)
+        loops->values(rows, tile->v, tile->count, next ? next->v : NULL, scores, dim,
+                      partial + first * dim);
+}
+
+/* ---- one task ---- */
+
+static int64_t partial_floats(const struct plan *plan) { return plan->query_rows * (plan->padded + 2); }
+
+/* Merge the stretches of one row and head into the output. */
+static void merge(const struct plan *plan, const float *partials, int64_t stretches, float *out)
+{
+    const struct job *job = plan->job;
+    int64_t dim = plan->padded, size = partial_floats(plan);
+    const float *states = partials + plan->query_rows * dim;
+    float factor = storage_factor(job->type);
+    for (int64_t row = 0; row < plan->query_rows; row++, out += job->head_dim) {
+        float top = -INFINITY, total = 0;
+        for (int64_t s = 0; s < stretches; s++)
+            top = states[s * size + 2 * row] > top ? states[s * size + 2 * row] : top;
+        top = top == -INFINITY ? 0 : top;
+        memset(out, 0, job->head_dim * sizeof *out);
+        for (int64_t s = 0; s < stretches; s++) {
+            const float *state = states + s * size + 2 * row, *part = partials + s * size + row * dim;
+            float weight = exponential(splat(state[0] - top))[0];
+            total += weight * state[1];
+            for (int64_t d = 0; d < job->head_dim; d++)
+                out[d] += weight * part[d];
+        }
+        for (int64_t d = 0; d < job->head_dim; d++)
+            out[d] *= factor / total;
+    }
+}
+
+static void attend(struct plan *plan, int64_t b, int64_t head, int64_t from, int64_t to, float *partial,
+                   float *scratch)
+{
+    const struct job *job = plan->job;
+    int64_t dim = plan->padded, query_rows = plan->query_rows;
+    const float *slopes = job->slopes ? job->slopes + head * job->group : NULL;
+    const float *given = job->q + (b * job->kv_heads + head) * query_rows * job->head_dim;
+    float *q = scratch, scale = job->scale * storage_factor(job->type);
+    memset(q, 0, query_rows * dim * sizeof *q);
+    for (int64_t row = 0; row < query_rows; row++)
+        for (int64_t d = 0; d < job->head_dim; d++)
+            q[row * dim + d] = given[row * job->head_dim + d] * scale;
+    memset(partial, 0, partial_floats(plan) * sizeof *partial);
+    for (int64_t row = 0; row < query_rows; row++)
+        partial[query_rows * dim + 2 * row] = -INFINITY;
+
+    struct tile tiles[2], *tile = tiles, *next = tiles + 1;
+    locate(job, &plan->rows[b], b, head, from, smaller(TILE, to - from), tile);
+    for (; from < to; from += TILE) {
+        int64_t ahead = smaller(TILE, to - from - TILE);
+        if (ahead > 0)
+            locate(job, &plan->rows[b], b, head, from + TILE, ahead, next);
+        int masked = job->tokens > 1 && is_edge(job, tile, job->lengths[b]);
+        enum storage type = job->type;
+        if (dim != job->head_dim || (type == FLOAT8_E4M3 && tile_holds_nan(tile, dim))) {
+            widen(type, tile, job->head_dim, dim, scratch + query_rows * dim);
+            type = FLOAT32;
+        }
+        for (int64_t row = 0; row < query_rows;) {
+            int64_t left = query_rows - row;
+            int rows = left >= ROWS ? ROWS : left >= 2 ? 2 : 1;
+            add_tile(plan, &INNER_LOOPS[type], tile, row == 0 && ahead == TILE ? next : NULL, masked,
+                     job->lengths[b], slopes, row, rows, q, partial);
+            row += rows;
+        }
+        struct tile *spare = tile;
+        tile = next;
+        next = spare;
+    }
+}
+
+static void work(void *data)
+{
+    struct plan *plan = data;
+    struct job *job = plan->job;
+    float *scratch = plan->scratch + next_task(&plan->next_thread) * plan->scratch_floats;
+    for (int64_t task; (task = next_task(&plan->next_task)) < plan->tasks;) {
+        int64_t b = job->batch - 1;
+        while (plan->rows[b].first_task > task)
+            b--;
+        struct row *row = &plan->rows[b];
+        int64_t head = (task - row->first_task) / row->stretches;
+        int64_t stretch = (task - row->first_task) % row->stretches, at = b * job->kv_heads + head;
+        int64_t from = stretch * row->stretch_tokens;
+        float *partial = plan->partials + task * partial_floats(plan);
+        attend(plan, b, head, from, smaller(from + row->stretch_tokens, row->visible), partial, scratch);
+        if (__atomic_sub_fetch(&plan->unfinished[at], 1, __ATOMIC_ACQ_REL) == 0)
+            merge(plan, partial - stretch * partial_floats(plan), row->stretches,
+                  job->out + at * plan->query_rows * job->head_dim);
+    }
+}
+
+/* ---- the whole call ---- */
+
+/* Which keys a row sees and how they are cut. */
+static struct row cut(const struct job *job, int64_t length, int64_t first_task)
+{
+    int64_t first = job->window ? length - job->tokens - job->window + 1 : 0;
+    first = first < 0 ? 0 : first;
+    int64_t sinks = smaller(job->sinks, first), visible = sinks + length - first;
+    int64_t tokens = STRETCH_BYTES / (2 * job->head_dim * storage_bytes(job->type));
+    if (tokens < visible / MOST_STRETCHES)
+        tokens = visible / MOST_STRETCHES;
+    tokens = rounded_up(tokens + 1, TILE);
+    return (struct row){sinks, first, visible, (visible + tokens - 1) / tokens, tokens, first_task};
+}
+
+/* The first page in first .. last of a row that is not in the pool, or -1. */
+static int64_t missing_page(const struct job *job, int64_t b, int64_t first, int64_t last)
+{
+    const int32_t *table = job->table + b * job->table_width;
+    for (int64_t page = first; page <= last; page++)
+        if (table[page] < 0 || table[page] >= job->page_count)
+            return page;
+    return -1;
+}
+
+static int check_pages(struct job *job, const struct row *row, int64_t b)
+{
+    int64_t size = job->page_size, page = -1;
+    if (row->sinks)
+        page = missing_page(job, b, 0, (row->sinks - 1) / size);
+    if (page < 0)
+        page = missing_page(job, b, row->first / size, (job->lengths[b] - 1) / size);
+    job->bad_row = b;
+    job->bad_page = page;
+    return page < 0;
+}
+
+enum outcome { DONE, NO_MEMORY, NO_PAGE };
+
+enum outcome decode(struct job *job)
+{
+    struct plan plan = {.job = job, .query_rows = job->group * job->tokens};
+    int64_t heads = job->batch * job->kv_heads, threads = job->team.start ? job->team.threads : 1;
+    enum outcome outcome = NO_MEMORY;
+    plan.padded = rounded_up(job->head_dim, LANES);
+    plan.scratch_floats = (plan.query_rows + 2 * TILE) * plan.padded;
+    plan.rows = malloc(job->batch * sizeof *plan.rows);
+    plan.unfinished = malloc(heads * sizeof *plan.unfinished);
+    if (!plan.rows || !plan.unfinished)
+        goto end;
+    for (int64_t b = 0; b < job->batch; b++) {
+        plan.rows[b] = cut(job, job->lengths[b], plan.tasks);
+        plan.tasks += job->kv_heads * plan.rows[b].stretches;
+        for (int64_t head = 0; head < job->kv_heads; head++)
+            plan.unfinished[b * job->kv_heads + head] = plan.rows[b].stretches;
+        if (!check_pages(job, &plan.rows[b], b)) {
+            outcome = NO_PAGE;
+            goto end;
+        }
+    }
+    plan.scratch = malloc(threads * plan.scratch_floats * sizeof *plan.scratch);
+    plan.partials = malloc(plan.tasks * partial_floats(&plan) * sizeof *plan.partials);
+    if (plan.scratch && plan.partials) {
+        run_team(job->team, plan.tasks, work, &plan);
+        outcome = DONE;
+    }
+end:
+    free(plan.rows);
+    free(plan.unfinished);
+    free(plan.scratch);
+    free(plan.partials);
+    return outcome;
+}
