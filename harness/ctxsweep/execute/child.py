@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import resource
 import signal
 import subprocess
 import sys
@@ -71,7 +72,7 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
             _, status, usage = os.wait4(self._process.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
-            self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self.peak_bytes = _rss_bytes(usage)
         for stream in (self._process.stdin, self._process.stdout):
             if stream and not stream.closed:
                 stream.close()
@@ -84,6 +85,8 @@ class Child:
         code, tail = self.end(), self.log_tail()
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         near = memory_bytes is not None and self.peak_bytes >= NEAR_LIMIT * memory_bytes
+        # The kernel counts the parent's memory at the fork as the child's: no evidence then.
+        near = near and self.peak_bytes > _rss_bytes(resource.getrusage(resource.RUSAGE_SELF))
         killed = -code == signal.SIGKILL and (near or _oom_kills() > self._oom_kills)
         refused = any(word in tail for word in ("bad_alloc", "annot allocate memory"))
         status = Status.OOM if killed or refused else Status.ERROR
@@ -108,6 +111,10 @@ class Child:
 def child_environment(threads: int) -> dict[str, str]:
     """The parent's environment with the number of threads, which libraries read as they load."""
     return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+
+
+def _rss_bytes(usage: resource.struct_rusage) -> int:
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _oom_kills() -> int:
