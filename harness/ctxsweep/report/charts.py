@@ -137,7 +137,7 @@ CHARTS: tuple[ChartEntry, ...] = (
     ChartEntry(
         "growth",
         "Bytes added while decoding",
-        "After the longest context, from the first decoded token on; a state adds nothing.",
+        "After the longest context. A cache grows by whole pages, a state not at all.",
         added_while_decoding,
     ),
     ChartEntry(

@@ -70,8 +70,10 @@ class Curves:
     def chart(self) -> alt.LayerChart:
         """All layers over one another, those without rows left out."""
         roles = {row["role"] for row in self.rows}
-        layers = [self._intervals()] if any("low" in row for row in self.rows) else []
-        layers += [self._lines(), self._points(), self._end_symbols()]
+        # The lines are first: the layer that listens to the legend must be the one that makes it.
+        layers = [self._lines()]
+        layers += [self._intervals()] if any("low" in row for row in self.rows) else []
+        layers += [self._points(), self._end_symbols()]
         layers += self._names("end", align="left", dx=25)
         layers += self._names("above", dy=-13) if "above" in roles else []
         layers += self._names("below", dy=14) if "below" in roles else []

@@ -102,7 +102,7 @@ def symbol(index: int) -> str:
 
 def dash(index: int) -> list[int]:
     """Dash of the series at this place; colour, symbol and dash together repeat after 36."""
-    return list(DASHES[(index + index // len(SYMBOLS)) % len(DASHES)])
+    return list(DASHES[(index % len(SYMBOLS) + index // len(SYMBOLS)) % len(DASHES)])
 
 
 def color(theme: Theme, index: int) -> str:

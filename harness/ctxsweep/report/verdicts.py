@@ -98,8 +98,8 @@ def _cell(verdict: Verdict | None, cells: list[CellSummary]) -> VerdictCell | No
     return VerdictCell(
         scaling=verdict.scaling,
         word=WORDS[verdict.scaling],
-        span=span,
-        short=short,
+        span=span + _flat_text(verdict),
+        short=short + _flat_text(verdict),
         fit=fit_text(verdict, unit),
         slope=slope_text(verdict.slope),
         evidence=verdict.evidence,
@@ -139,12 +139,15 @@ def fit_text(verdict: Verdict, unit: Unit) -> str:
     terms = []
     for power, (key, end) in enumerate(ends.items()):
         if key in verdict.coefficients and (value := verdict.coefficients[key].value) != 0:
-            sign = "− " if value < 0 else "+ " if terms else ""
+            sign = ("− " if value < 0 else "+ ") if terms else ("−" if value < 0 else "")
             terms.append(f"{sign}{unit.text(abs(value) * per**power)}{end}")
-    text = " ".join(terms) or "–"
-    if verdict.flat_beyond_tokens is not None:
-        text += f", flat beyond {TOKENS.text(verdict.flat_beyond_tokens)}"
-    return text
+    return " ".join(terms) or "–"
+
+
+def _flat_text(verdict: Verdict) -> str:
+    if verdict.flat_beyond_tokens is None:
+        return ""
+    return f", flat beyond {TOKENS.text(verdict.flat_beyond_tokens)}"
 
 
 def slope_text(slope: Estimate | None) -> str:
