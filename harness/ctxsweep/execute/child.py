@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import resource
+import selectors
 import signal
 import subprocess
 import sys
