@@ -88,7 +88,7 @@ def desktop(browser: Browser, report: Path) -> Iterator[Opened]:
     result.page.context.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def charts(summary: Summary) -> list[str]:
     return list(chart_specs(summary))
 

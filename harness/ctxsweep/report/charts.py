@@ -125,7 +125,7 @@ CHARTS: tuple[ChartEntry, ...] = (
     ChartEntry(
         "memory",
         "What the memory is made of",
-        "Weights, cache or state, and the peak of activations, per series.",
+        "Weights, cache or state, activations and the whole process, per series.",
         memory_parts,
     ),
     ChartEntry(

@@ -38,7 +38,7 @@ def of_role(role: str) -> alt.Chart:
 
 def legend(names: Sequence[str]) -> alt.Legend:
     """A legend at the bottom, in as many columns as fit."""
-    column = 44 + 7 * max(len(name) for name in names)
+    column = 40 + 7 * max(len(name) for name in names)
     columns = alt.ExprRef(f"max(2, floor(({CONTAINER} - 70) / {column}))")
     return alt.Legend(orient="bottom", title=None, columns=columns, offset=14)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 
 from ctxsweep.analysis.summary import Summary
@@ -55,7 +57,7 @@ def memory_parts(summary: Summary) -> alt.FacetChart | None:
 
 
 def _panel(parts: list[str], x: Scale, y: Scale) -> alt.LayerChart:
-    position = {
+    position: dict[str, Any] = {
         "x": alt.X("x:Q", scale=x.alt_scale(), axis=x.alt_axis(4, grid=False)),
         "y": alt.Y("y:Q", scale=y.alt_scale(), axis=y.alt_axis(5, grid=True)),
         "detail": "line:N",

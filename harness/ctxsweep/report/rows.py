@@ -28,7 +28,7 @@ def line_names(summary: Summary) -> dict[tuple[str, int, str], str]:
     """A name per curve: the series, and batch size or procedure where the run has several."""
     batches = {cell.batch_size for cell in summary.cells}
     procedures = {cell.procedure for cell in summary.cells}
-    names = {}
+    names: dict[tuple[str, int, str], str] = {}
     for cell in summary.cells:
         name = cell.series
         if len(batches) > 1:

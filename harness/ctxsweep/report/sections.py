@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ctxsweep.analysis.summary import CellSummary, Crossover, Summary
 from ctxsweep.records import Environment
@@ -43,7 +43,7 @@ class Table:
     name: str
     title: str
     heads: tuple[str, ...] = ()
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[str, ...]] = ()
     notes: tuple[str, ...] = ()
     folded: bool = False
 

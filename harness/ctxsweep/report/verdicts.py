@@ -136,7 +136,7 @@ def fit_text(verdict: Verdict, unit: Unit) -> str:
     per = 1.0 if unit is BYTES else 1024.0
     name = "token" if unit is BYTES else "1K tokens"
     ends = {"a": "", "b": f" per {name}", "c": f" per ({name})²"}
-    terms = []
+    terms: list[str] = []
     for power, (key, end) in enumerate(ends.items()):
         if key in verdict.coefficients and (value := verdict.coefficients[key].value) != 0:
             sign = ("− " if value < 0 else "+ ") if terms else ("−" if value < 0 else "")
