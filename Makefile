@@ -48,7 +48,7 @@ clean: ## remove .venv and caches; results stay
 	@find harness kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY_TO_RUN): $(SETUP_INPUTS)
-	@if [ -e $(READY_TO_TEST) ]; then tools/setup.sh test; touch $(READY_TO_TEST); \
+	@if [ -e $(READY_TO_TEST) ]; then tools/setup.sh test && touch $(READY_TO_TEST); \
 	else tools/setup.sh run; fi
 	@touch $@
 

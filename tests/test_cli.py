@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,11 +70,13 @@ def test_a_sweep_leaves_its_files(results: Path) -> None:
 
 
 def test_resuming_a_finished_run_measures_nothing(results: Path) -> None:
-    records = the_run(results) / "records.jsonl"
-    before = records.read_bytes()
+    records, manifest = (the_run(results) / name for name in ("records.jsonl", "manifest.json"))
+    before = records.read_bytes(), manifest.read_bytes()
     again = ("run", "smoke", *QUICK, "--out", results, "--resume", "--series")
-    assert ctxsweep(*again, "gqa,mamba2").exit_code == 0
-    assert records.read_bytes() == before
+    done = ctxsweep(*again, "gqa,mamba2")
+    assert done.exit_code == 0
+    assert "\n0 cells in " in done.stdout
+    assert (records.read_bytes(), manifest.read_bytes()) == before
     changed = ctxsweep(*again, "gqa")
     assert changed.exit_code == 2
     assert "the scenario has changed" in changed.stderr
@@ -95,7 +98,8 @@ def test_export_in_every_format(results: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(ctxsweep("export", "--results", results).stdout)))
     assert {(row["series"], row["context_tokens"]) for row in rows} >= {("gqa", "64")}
     table = tmp_path / "cells.parquet"
-    assert ctxsweep("export", "smoke", "--results", results, "-f", "parquet", "-o", table)
+    parquet = ctxsweep("export", "smoke", "--results", results, "-f", "parquet", "-o", table)
+    assert parquet.exit_code == 0
     assert len(pl.read_parquet(table)) == len(rows)
     assert json.loads(ctxsweep("export", "-f", "hud", "--results", results).stdout)
     assert "| gqa |" in ctxsweep("export", "-f", "md", "--results", results).stdout
@@ -103,6 +107,38 @@ def test_export_in_every_format(results: Path, tmp_path: Path) -> None:
     refused = ctxsweep("export", "-f", "parquet", "--results", results)
     assert (refused.exit_code, "--out" in refused.stderr) == (2, True)
     assert ctxsweep("export", "--results", results, "-o", tmp_path / "no" / "x").exit_code == 2
+
+
+def test_an_export_does_not_write_over_another_kind_of_file(results: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("not a table")
+    refused = ctxsweep("export", "-f", "otava", "--results", results, "-o", notes)
+    assert (refused.exit_code, "name another file" in refused.stderr) == (2, True)
+    assert notes.read_text() == "not a table"
+
+
+def test_committed_runs_are_read_only_when_named(results: Path, tmp_path: Path) -> None:
+    baseline = tmp_path / "baselines" / "machine" / "smoke"
+    shutil.copytree(the_run(results), baseline)
+    untold = ctxsweep("report", "--results", tmp_path)
+    assert (untold.exit_code, "no run lies under" in untold.stderr) == (2, True)
+    named = ctxsweep("export", baseline, "--results", tmp_path, "-f", "md")
+    assert (named.exit_code, "| gqa |" in named.stdout) == (0, True)
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    refused = ctxsweep("run", "smoke", *QUICK, "--series", "gqa", "--out", file)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"ctxsweep: {file}")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_question_is_printed_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "asked.yaml"
+    path.write_text("question: '[b] or [/b]?'\ncontexts: 32\nseries: {a: {model: tiny-gqa}}\n")
+    assert "[b] or [/b]?" in ctxsweep("run", path, "--dry-run", "--device", "cpu").stdout
 
 
 def test_query(results: Path) -> None:

@@ -70,7 +70,7 @@ class Cell(Frozen):
 
     @cached_property
     def key(self) -> str:
-        """Hash of all that decides the measurement; equal keys are the same measurement."""
+        """Hash of all fields. Procedure, budgets and threads are the run's: see its manifest."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxsweep.analysis.decide import CONSTANT, LINEAR, QUADRATIC, decide
-from ctxsweep.analysis.scaling import Points, predict, verdict
+from ctxsweep.analysis.scaling import Points, verdict
 from ctxsweep.analysis.simulate import CONTEXTS, curves
 from ctxsweep.analysis.summary import Estimate, Verdict
 
@@ -150,16 +150,6 @@ def test_pages_may_round() -> None:
     paged = exact_points(lambda n: -(-n // 256) * 256 * 64, contexts)
     assert paged.scaling == "O(n)"
     assert exact_points(lambda n: int(n**0.5)).scaling == "undecided"
-
-
-def test_prediction_for_budgets() -> None:
-    law = [1.0 + 2e-3 * n + 1e-7 * n * n for n in OCTAVES[:5]]
-    assert predict(OCTAVES[:5], law, 131072) == pytest.approx(
-        1.0 + 2e-3 * 131072 + 1e-7 * 131072**2, rel=1e-6
-    )
-    assert predict([1024, 2048], [1.0, 2.0], 4096) == pytest.approx(4.0)
-    assert predict([1024], [1.0], 4096) == 1.0
-    assert predict([], [], 4096) is None
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ctxsweep.analysis.export import EXPORTS, SUFFIXES
+from ctxsweep.analysis.export import EXPORTS
 from ctxsweep.analysis.metrics import METRICS, measure
 from ctxsweep.analysis.tables import cells_frame, memory_frame, query, samples_frame
 from ctxsweep.analysis.wording import context_label, quantity
@@ -83,10 +83,6 @@ def test_sql_over_runs(runs: list[Path]) -> None:
 def test_a_wrong_statement_names_the_tables(runs: list[Path], sql: str) -> None:
     with pytest.raises(ValueError, match="tables cells, samples, memory"):
         query(runs, sql)
-
-
-def test_every_format_has_a_suffix() -> None:
-    assert EXPORTS.keys() == SUFFIXES.keys() == {"csv", "parquet", "md", "hud", "otava"}
 
 
 def test_csv_and_parquet_come_back(tmp_path: Path, records: list[Record]) -> None:

@@ -75,14 +75,6 @@ EXPORTS: dict[str, Writer] = {
 }
 """By the name of ``ctxsweep export --format``."""
 
-SUFFIXES: dict[str, str] = {
-    "csv": ".csv",
-    "parquet": ".parquet",
-    "md": ".md",
-    "hud": ".json",
-    "otava": ".csv",
-}
-
 
 def _measured(records: Sequence[Record], every_status: bool = False) -> list[Record]:
     """The latest record of every cell that is not a sentinel, by series and context."""

@@ -6,7 +6,6 @@ O(1) only if the growth is 0 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ from ctxsweep.analysis.decide import (
     term_bound,
 )
 from ctxsweep.analysis.estimate import Z95, relative_error
-from ctxsweep.analysis.fits import Array, best_bend, coefficient_errors, fit_classes, log_slope
+from ctxsweep.analysis.fits import Array, best_bend, coefficient_errors, log_slope
 from ctxsweep.analysis.summary import Estimate, ScalingClass, Verdict
 from ctxsweep.analysis.wording import context_label, quantity
 
@@ -89,24 +88,6 @@ def verdict(points: Points, exact: bool) -> Verdict:
     if not (points.y > 0).all():
         return _make(points, UNDECIDED, "a value is not positive")
     return _noisy_verdict(points)
-
-
-def predict(contexts: Sequence[int], values: Sequence[float], at: int) -> float | None:
-    """The value that a + b·n + c·n² fitted to what was measured gives at a longer context.
-
-    For budgets: as many terms as the points bear (one point: none), growth terms not negative.
-    None without points.
-    """
-    if not contexts:
-        return None
-    n, y = np.array(contexts, dtype=float), np.array([values], dtype=float)
-    if len(contexts) == 1:
-        return float(y[0, 0])
-    if len(contexts) == 2:
-        slope = max(0.0, float((y[0, 1] - y[0, 0]) / (n[1] - n[0])))
-        return float(y[0, -1] + slope * (at - n[-1]))
-    model = fit_classes(n, y, 1 / y)[QUADRATIC]
-    return float(model.coefficients[0] @ np.array([1.0, at, at**2]))
 
 
 def _noisy_verdict(points: Points) -> Verdict:

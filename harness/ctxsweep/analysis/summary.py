@@ -76,7 +76,7 @@ class CacheCheck(Frozen):
     batch_size: int
     measured_bytes_per_token: float
     formula_bytes_per_token: float
-    difference_bytes: int = Field(description="Largest |measured − formula| over all readings.")
+    difference_bytes: int = Field(description="Largest |measured − formula| over the cells.")
 
 
 class Crossover(Frozen):

@@ -29,6 +29,12 @@ def said_plainly() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:  # of the reader of our output; nobody is left to be told
+        raise
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"ctxsweep: {place}{error.strerror or error}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
     except _mistakes() as error:  # evaluated only now, so that it imports nothing before
         typer.echo(f"ctxsweep: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None

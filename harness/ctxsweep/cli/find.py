@@ -102,7 +102,7 @@ def run_folder(name: str | None, results: Path) -> Path:
 
 
 def run_folders(names: Sequence[str], results: Path) -> tuple[Path, ...]:
-    """The folders named, or all under ``results``."""
+    """The folders named, or all under ``results`` but committed ones, of other machines perhaps."""
     if names:
         return tuple(run_folder(name, results) for name in names)
     runs = tuple(sorted(_all_runs(results)))
@@ -112,4 +112,5 @@ def run_folders(names: Sequence[str], results: Path) -> tuple[Path, ...]:
 
 
 def _all_runs(results: Path) -> list[Path]:
-    return [path.parent for path in results.glob("**/manifest.json")]
+    """``<scenario>/<run_id>``; what is committed lies deeper, in ``baselines/``, and is not new."""
+    return [path.parent for path in results.glob("*/*/manifest.json")]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctxsweep.backends.base import BACKENDS
@@ -32,10 +33,10 @@ def scenarios() -> Table:
         try:
             plan = load_scenario(path)
         except ScenarioError as error:
-            table.add_row(name, "", "", f"not valid: {error}")
+            table.add_row(name, "", "", f"not valid: {escape(str(error))}")
             continue
         span = f"{plan.contexts[0]}–{plan.contexts[-1]}"
-        table.add_row(name, str(len(plan.series)), span, plan.question)
+        table.add_row(name, str(len(plan.series)), span, escape(plan.question))
     return table
 
 

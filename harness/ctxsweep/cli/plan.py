@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctxsweep.backends.base import resolve_backend
@@ -46,9 +47,9 @@ def print_plan(scenario: Scenario) -> None:
             total_s += estimate.seconds
             took = f"{estimate.seconds:.1f} s" if ceilings else "?"
             cells = [took, _mebibytes(estimate.weights_bytes), _mebibytes(estimate.cache_bytes)]
-        table.add_row(series.name, series.backend, model, *cells)
+        table.add_row(series.name, escape(series.backend), escape(model), *cells)
     lengths = ", ".join(f"{n:,}" for n in scenario.contexts)
-    console.print(f"[bold]{scenario.name}[/] on {scenario.device}: {scenario.question}")
+    console.print(f"[bold]{scenario.name}[/] on {scenario.device}: {escape(scenario.question)}")
     console.print(f"{scenario.procedure.kind}, contexts {lengths}", highlight=False)
     console.print(table)
     console.print(_closing(scenario, total_s, ceilings), highlight=False)

@@ -29,7 +29,7 @@ class Talkative(RichProgress):
     def record(self, record: Record) -> None:
         if record.status is Status.OK:
             said = f"{label(record.cell)}: {record.elapsed_s:.1f} s, {len(record.samples)} samples"
-            self._bar.console.print(f"{said}, stopped by {record.stopped_by}")
+            self._bar.console.print(f"{said}, stopped by {record.stopped_by}", markup=False)
         super().record(record)
 
 
@@ -43,17 +43,21 @@ def sweep_and_report(
     start = time.monotonic()
     quiet = verbosity < 0
     with _folder(scenario, results, resume, quiet) as folder:
+        known = len(folder.finished_keys())
         outcome = _measure(scenario, folder, verbosity)
     if outcome.interrupted:
         ERRORS.print(
             f"interrupted: {outcome.measured} cells are kept in {folder.path}; "
             f"--resume measures the other {outcome.missing}",
             highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         return EXIT_INTERRUPTED
     write_report(folder.path, quiet=quiet)
     if not quiet:
-        _say(f"{outcome.measured} cells in {_minutes(time.monotonic() - start)}.")
+        new = outcome.measured + outcome.failed - known
+        _say(f"{new} cells in {_minutes(time.monotonic() - start)}.")
     elif outcome.failed:
         ERRORS.print(f"{outcome.failed} cells have no figures; the report says why.")
     return outcome.exit_code
@@ -118,7 +122,7 @@ def write_report(path: Path, *, quiet: bool = False) -> None:
     write_atomic(path / "summary.json", summary.model_dump_json(indent=1) + "\n")
     page = build_report(summary, path)
     if quiet:
-        Console(soft_wrap=True).print(str(page), highlight=False)
+        _say(str(page))
         return
     from ctxsweep.report.terminal import print_summary
 

@@ -14,6 +14,8 @@ from ctxsweep.store import RunFolder
 
 def write_export(path: Path, format_: str, out: Path | None) -> None:
     """Write a run's metrics to a file, or text formats to standard output."""
+    import polars as pl
+
     folder = RunFolder.open(path)
     records = list(folder.records())
     if out is None and format_ == "parquet":
@@ -28,6 +30,8 @@ def write_export(path: Path, format_: str, out: Path | None) -> None:
             sys.stdout.write(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"--out {out}: {error.strerror or error}") from None
+    except pl.exceptions.PolarsError:  # otava adds a row to what is there
+        raise BadInput(f"--out {out}: is there and is no CSV of runs; name another file") from None
 
 
 def print_query(sql: str, paths: Sequence[Path]) -> None:

@@ -74,8 +74,9 @@ class Child:
             self._process.returncode = os.waitstatus_to_exitcode(status)
             self.peak_bytes = _rss_bytes(usage)
         for stream in (self._process.stdin, self._process.stdout):
-            if stream and not stream.closed:
-                stream.close()
+            with contextlib.suppress(BrokenPipeError):
+                if stream and not stream.closed:
+                    stream.close()
         return self._process.returncode
 
     def death(self, memory_bytes: int | None) -> tuple[Status, str]:

@@ -104,7 +104,8 @@ def run_sweep(
             )
             with closing(executor.run(job, shown)) as records:
                 keep(records)
-        folder.finish()
+        if folder.manifest.finished_at is None:
+            folder.finish()
     except KeyboardInterrupt:
         interrupted = True
     return _outcome(known, len(cells), interrupted)
