@@ -22,6 +22,7 @@ Impl = Literal["auto", "torch", "c", "triton"]
 _HERE = Path(__file__).parent
 C_SOURCES = {
     "paged_decode_attention": _HERE / "paged_decode" / "decode.c",
+    "rope_append": _HERE / "rope_append" / "append.c",
 }
 
 

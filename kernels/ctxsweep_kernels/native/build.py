@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fPIC", "-shared")
+FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 SHARED_SOURCES = Path(__file__).parent
 
 
@@ -34,8 +34,10 @@ def compiler() -> str | None:
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL:
+def library(source: Path, architecture: str = "native") -> ctypes.CDLL:
     """Compile `source` unless that was done before, and load it.
+
+    architecture: what `-march` says; the default is this machine.
 
     Raises:
         BuildFailed: there is no compiler, it reports errors, or the cache cannot be written.
@@ -43,11 +45,12 @@ def library(source: Path) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise BuildFailed(f"{source.name} needs a C compiler; install gcc or clang, or set CC")
+    flags = [*FLAGS, f"-march={architecture}"]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctxsweep"
-    target = folder / f"{source.stem}-{_digest(source, command)}.so"
     try:
+        target = folder / f"{source.stem}-{_digest(source, command, flags)}.so"
         if not target.exists():
-            _compile(source, command, target)
+            _compile(source, command, flags, target)
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise BuildFailed(
@@ -56,12 +59,12 @@ def library(source: Path) -> ctypes.CDLL:
         ) from error
 
 
-def _compile(source: Path, command: str, target: Path) -> None:
+def _compile(source: Path, command: str, flags: list[str], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         built = Path(scratch) / target.name
         done = subprocess.run(
-            [command, *FLAGS, f"-I{SHARED_SOURCES}", "-o", str(built), str(source), "-lm"],
+            [command, *flags, f"-I{SHARED_SOURCES}", "-o", str(built), str(source)],
             capture_output=True,
             text=True,
         )
@@ -70,9 +73,9 @@ def _compile(source: Path, command: str, target: Path) -> None:
         built.replace(target)
 
 
-def _digest(source: Path, command: str) -> str:
+def _digest(source: Path, command: str, flags: list[str]) -> str:
     version = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
-    parts = [version, *FLAGS, platform.machine(), _instruction_sets(), source.read_text()]
+    parts = [version, *flags, platform.machine(), _instruction_sets(), source.read_text()]
     parts += [header.read_text() for header in sorted(SHARED_SOURCES.glob("*.h"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

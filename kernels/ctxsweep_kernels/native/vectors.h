@@ -127,6 +127,24 @@ INLINE vf load(enum storage type, const void *row, size_t at)
     return widen_half(type == FLOAT8_E5M2 ? halves << 8 : (halves << 7) & 0xbfff);
 }
 
+INLINE int64_t rounded_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* A row of `dim` values as floats, and zeros up to `padded`, a multiple of LANES. */
+INLINE void widen_row(enum storage type, const char *row, int64_t dim, int64_t padded, float *out)
+{
+    for (int64_t d = 0; d < padded; d += LANES) {
+        char rest[4 * LANES] = {0};
+        const char *from = row + d * storage_bytes(type);
+        if (d + LANES > dim)
+            from = memcpy(rest, from, (dim - d) * storage_bytes(type));
+        vf x = load(type, from, 0);
+        if (type == FLOAT8_E4M3) /* |x| = 480 / 256 stands for NaN */
+            x = pick((vf)((vi)x & 0x7fffffff) == 1.875f, splat(NAN), x);
+        put(out + d, x);
+    }
+}
+
 /* Even lanes plus odd lanes of two vectors: repeated, lane i holds the sum of vector i. */
 INLINE vf add_pairs(vf a, vf b)
 {

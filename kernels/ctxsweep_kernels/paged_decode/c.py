@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ctxsweep_kernels.dispatch import C_SOURCES
 from ctxsweep_kernels.native.build import library
-from ctxsweep_kernels.native.threads import Team, team
+from ctxsweep_kernels.native.calls import Team, check_outcome, team
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_cache.storage import STORAGE_DTYPES
 from ctxsweep_kernels.score_rule import ScoreRule
-
-DONE, NO_MEMORY, NO_PAGE = range(3)
 
 
 class Job(ctypes.Structure):
@@ -76,12 +74,5 @@ def paged_decode_c(
         STORAGE_DTYPES.index(cache.dtype),
         team(),
     )
-    outcome = _decode()(ctypes.byref(job))
-    if outcome == NO_PAGE:
-        raise ValueError(
-            f"logical page {job.bad_page} is needed but is not allocated "
-            f"({table[job.bad_row, job.bad_page]})"
-        )
-    if outcome == NO_MEMORY:
-        raise MemoryError("no memory for the partial results of a decode step")
+    check_outcome(_decode()(ctypes.byref(job)), table, job.bad_row, job.bad_page)
     return out if q.dtype == torch.float32 else out.to(q.dtype)

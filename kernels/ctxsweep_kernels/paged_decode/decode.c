@@ -7,6 +7,7 @@
  * cut depends on that row alone, so neither the batch nor the threads change a result. */
 #include <stdlib.h>
 
+#include "pages.h"
 #include "parallel.h"
 #include "vectors.h"
 
@@ -131,6 +132,8 @@ INLINE void weigh_values(enum storage type, int rows, const char *const *v, int6
     int64_t at = 0;
     for (; at + 4 * LANES <= dim; at += 4 * LANES)
         weigh_columns(type, rows, 4, v, count, next, weights, at, dim, out);
+    for (; at + 2 * LANES <= dim; at += 2 * LANES)
+        weigh_columns(type, rows, 2, v, count, next, weights, at, dim, out);
     for (; at < dim; at += LANES)
         weigh_columns(type, rows, 1, v, count, next, weights, at, dim, out);
 }
@@ -175,9 +178,6 @@ static const struct inner_loops {
 };
 
 /* ---- one tile ---- */
-
-static int64_t rounded_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Point a tile at keys `from .. from + count - 1` of those that the row sees. */
 static void locate(const struct job *job, const struct row *row, int64_t b, int64_t head,
@@ -225,20 +225,6 @@ static int tile_holds_nan(const struct tile *tile, int64_t dim)
     for (int64_t i = 0; i < tile->count; i++)
         found |= holds_nan(tile->k[i], dim) | holds_nan(tile->v[i], dim);
     return found;
-}
-
-static void widen_row(enum storage type, const char *row, int64_t dim, int64_t padded, float *out)
-{
-    for (int64_t d = 0; d < padded; d += LANES) {
-        char rest[4 * LANES] = {0};
-        const char *from = row + d * storage_bytes(type);
-        if (d + LANES > dim)
-            from = memcpy(rest, from, (dim - d) * storage_bytes(type));
-        vf x = load(type, from, 0);
-        if (type == FLOAT8_E4M3) /* |x| = 480 / 256 stands for NaN */
-            x = pick((vf)((vi)x & 0x7fffffff) == 1.875f, splat(NAN), x);
-        put(out + d, x);
-    }
 }
 
 /* Move a tile to float rows in scratch: odd head dimensions, and e4m3 tiles with NaN. */
@@ -445,29 +431,18 @@ static struct row cut(const struct job *job, int64_t length, int64_t first_task)
     return (struct row){sinks, first, visible, (visible + tokens - 1) / tokens, tokens, first_task};
 }
 
-/* The first page in first .. last of a row that is not in the pool, or -1. */
-static int64_t missing_page(const struct job *job, int64_t b, int64_t first, int64_t last)
-{
-    const int32_t *table = job->table + b * job->table_width;
-    for (int64_t page = first; page <= last; page++)
-        if (table[page] < 0 || table[page] >= job->page_count)
-            return page;
-    return -1;
-}
-
 static int check_pages(struct job *job, const struct row *row, int64_t b)
 {
-    int64_t size = job->page_size, page = -1;
+    const int32_t *table = job->table + b * job->table_width;
+    int64_t size = job->page_size, last = (job->lengths[b] - 1) / size, page = -1;
     if (row->sinks)
-        page = missing_page(job, b, 0, (row->sinks - 1) / size);
+        page = missing_page(table, 0, (row->sinks - 1) / size, job->page_count);
     if (page < 0)
-        page = missing_page(job, b, row->first / size, (job->lengths[b] - 1) / size);
+        page = missing_page(table, row->first / size, last, job->page_count);
     job->bad_row = b;
     job->bad_page = page;
     return page < 0;
 }
-
-enum outcome { DONE, NO_MEMORY, NO_PAGE };
 
 enum outcome decode(struct job *job)
 {

@@ -8,7 +8,9 @@ from torch import Tensor
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_cache.checks import check_table
+from ctxsweep_kernels.rope_append.c import rope_append_c
 from ctxsweep_kernels.rope_append.cpu import rope_append_torch
+from ctxsweep_kernels.score_rule import COMPUTE_DTYPES
 
 __all__ = ["rope_append"]
 
@@ -47,6 +49,11 @@ def rope_append(
     expected = (q.shape[0], cache.kv_heads, *q.shape[2:])
     if k.shape != expected:
         raise ValueError(f"k and v must be {list(expected)}, got {list(k.shape)}")
+    if q.dtype not in COMPUTE_DTYPES or {k.dtype, v.dtype} != {q.dtype}:
+        raise ValueError(
+            "q, k and v must have one dtype, float32, bfloat16 or float16, "
+            f"got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
     check_table(q, cache, block_table)
     if inv_freq is not None and not (
         inv_freq.dim() == 1 and 0 < 2 * inv_freq.shape[0] <= q.shape[3]
@@ -55,7 +62,9 @@ def rope_append(
             f"inv_freq must be [R / 2] with 0 < R <= {q.shape[3]}, got {list(inv_freq.shape)}"
         )
     rows = _checked_starts(starts, q, cache, block_table)
-    choose(impl)
+    devices = {x.device for x in (q, k, v, cache.pages, block_table, starts)}
+    if choose(impl, "rope_append", devices) == "c":
+        return rope_append_c(q, k, v, cache, block_table, starts, inv_freq, attention_factor)
     return rope_append_torch(q, k, v, cache, block_table, rows, inv_freq, attention_factor)
 
 
