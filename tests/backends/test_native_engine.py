@@ -16,6 +16,7 @@ from ctxsweep.models.hf_config import config_from_folder
 from ctxsweep.models.language_model import build
 from ctxsweep.models.weights import save_weights
 from ctxsweep.records import Series
+from ctxsweep_kernels import dispatch
 
 
 def series(model: str = "tiny-gqa", **settings: Any) -> Series:
@@ -143,3 +144,15 @@ def test_a_folder_is_run_with_its_weights(tmp_path: Path) -> None:
     assert torch.equal(backend._model.embedding.weight, model.embedding.weight)
     assert backend.engine()["model"]["attention"]["window"] == 24
     backend.prefill(prompt(60))
+
+
+def test_the_record_names_the_code_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(model: str) -> dict[str, str]:
+        engine = NativeBackend.load(series(model), limits()).engine()
+        return dict(engine["implementations"])
+
+    monkeypatch.setattr(dispatch, "_build_problem", lambda op: None)
+    assert told("tiny-gqa")["paged_decode_attention"] == "c"
+    monkeypatch.setattr(dispatch, "_build_problem", lambda op: "no compiler")
+    assert set(told("tiny-gqa").values()) == {"torch"}
+    assert told("tiny-mamba2") == {}

@@ -59,6 +59,7 @@ class NativeBackend:
         self._device = torch.device(limits.device)
         self._token_by_token = series.prefill_chunk == "recurrent"
         self._next: torch.Tensor | None = None
+        self._implementations = _implementations(config, self._device)
         dtype, kv_dtype = _torch_dtype(series.dtype), _torch_dtype(_kv_dtype(series))
         self._state = model.new_state(
             StateSpec(
@@ -163,7 +164,7 @@ class NativeBackend:
 
         return {
             "torch": torch.__version__,
-            "implementation": "torch",
+            "implementations": self._implementations,
             "threads": torch.get_num_threads(),
             "model": self._config.model_dump(mode="json", exclude_none=True),
             "kv_dtype": _kv_dtype(self._series) if self._config.attention else None,
@@ -221,6 +222,13 @@ def _check_limits(config: ModelConfig, limits: Limits) -> None:
         raise Unsupported(
             "torch finds no CUDA device", "Use --device cpu, or a CUDA build of torch"
         )
+
+
+def _implementations(config: ModelConfig, device: torch.device) -> dict[str, str]:
+    """What runs the ops that have more than one; asked at load, since asking may compile one."""
+    from ctxsweep_kernels.dispatch import C_SOURCES, implementation_in_use
+
+    return {op: implementation_in_use(op, device) for op in C_SOURCES if config.attention}
 
 
 def _storage(series: Series) -> Storage:
