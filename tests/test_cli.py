@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import jsonschema
@@ -238,6 +239,15 @@ def test_doctor() -> None:
     assert said.exit_code == 0
     for word in ("processor", "threads", "matmul float32", "read bandwidth", "engine native"):
         assert word in said.stdout
+
+
+def test_doctor_misses_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    doctor = import_module("ctxsweep.cli.doctor")
+    environment_here = environment.read_environment("cpu", 1)
+    monkeypatch.setattr(doctor, "compiler", lambda: None)
+    assert any("install gcc" in line for line in doctor._advice(environment_here))
+    monkeypatch.setattr(doctor, "compiler", lambda: "/usr/bin/cc")
+    assert not any("install gcc" in line for line in doctor._advice(environment_here))
 
 
 def test_help_documents_the_exit_codes() -> None:

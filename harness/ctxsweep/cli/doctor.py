@@ -19,6 +19,7 @@ from ctxsweep.measure.environment import (
     read_environment,
 )
 from ctxsweep.records import Ceilings, Environment
+from ctxsweep_kernels.native.build import compiler
 
 QUICK_S = 1.5
 MIN_FREE_DISK_BYTES = 1 << 30
@@ -84,6 +85,11 @@ def _advice(environment: Environment) -> Iterator[str]:
         yield "No bfloat16 instructions: bfloat16 models compute slowly here; prefer float32."
     if "hypervisor" in flags:
         yield "A virtual machine: its neighbours can slow it; look at the sentinel's drift."
+    if environment.device == "cpu" and compiler() is None:
+        yield (
+            "No C compiler: native models decode in torch, which is slower over a long cache; "
+            "install gcc or clang, or set CC."
+        )
     if environment.device == "cpu":
         yield "No GPU is used: scenarios run their cpu profile, with small models."
     if environment.other_gpu_processes:
