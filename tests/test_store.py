@@ -135,13 +135,14 @@ def test_two_writers_are_refused_two_readers_are_not(tmp_path: Path) -> None:
         (None, "no manifest"),
         ("{", "not a manifest"),
         ("[]", "not a manifest"),
+        ("ÿ", "not a manifest"),
         ('{"schema_version": 99}', "schema_version is 99"),
         ('{"schema_version": 1}', "not a manifest"),
     ],
 )
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
-        (tmp_path / "manifest.json").write_text(text)
+        (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(StoreError, match=message):
         RunFolder.open(tmp_path)
 

@@ -246,7 +246,7 @@ def _read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate(data)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: not a run's folder, it has no manifest.json") from error
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, not a manifest
         raise StoreError(f"{file}: not a manifest ({str(error).splitlines()[0]})") from error
 
 
