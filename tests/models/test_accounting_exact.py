@@ -177,6 +177,8 @@ def test_a_window_bounds_what_decode_reads_and_adds_nothing_past_it() -> None:
     storage = Storage("float32")
     near, far, further = (accounting.cost(config, storage, n) for n in (2048, 8192, 65536))
     assert near.cache_bytes_per_token == 1024
+    assert accounting.cache_bytes_per_token(config, storage, 4094) == 1024
+    assert accounting.cache_bytes_per_token(config, storage, 4095) == 0  # the next token sees W - 1
     assert near.decode_bytes < far.decode_bytes
     assert far.cache_bytes_per_token == 0
     for field in ("decode_bytes", "decode_flops", "cache_bytes"):
@@ -193,6 +195,19 @@ def test_bytes_of_experts_are_of_those_touched() -> None:
     # One token goes through 2 of 8 experts in each of 2 layers; 512 tokens through all.
     assert read[0] == pytest.approx(every - 2 * 6 * expert + cache + 256 * 4)
     assert read[1] == pytest.approx(every + 512 * (cache + 256 * 4), rel=1e-9)
+
+
+def test_only_layers_with_experts_leave_some_untouched() -> None:
+    """In an RWKV-7 hybrid the attention layers alone have the ffn section."""
+    sections = {"attention_every": 3, "rwkv7": {"head_dim": 16}, "norm": "layernorm"}
+    ffn = {"size": 48, "experts": 8, "experts_per_token": 2}
+    config = transformer(mixer="rwkv7", num_layers=3, ffn=ffn, **sections)
+    read = [
+        accounting.least_bytes(config, Storage("float32"), Calls(1, tokens, 0, 0), batch_size=1)
+        for tokens in (1, 1000)
+    ]
+    per_token = 4 * 32 + 4 * 2 * 2 * 8  # embedding row, keys and values
+    assert read[1] - read[0] == pytest.approx(999 * per_token + 6 * 3 * 32 * 48 * 4)
 
 
 def test_the_hybrid_grows_by_its_attention_layers_alone() -> None:

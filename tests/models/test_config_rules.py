@@ -43,7 +43,24 @@ def changed(**fields: Any) -> dict[str, Any]:
         ({"ffn": {"size": 8, "experts": 2, "experts_per_token": 3}}, r"nearest valid.*: 2"),
         ({"attention": None}, "section 'attention' is missing"),
         ({"mamba": {}}, "section 'mamba' is set, but no layer uses it"),
-        ({"attention_every": 5}, r"attention_every = 5 exceeds num_layers = 4"),
+        (
+            {"mixer": "mamba2", "attention_every": 5, "mamba": {}},
+            r"attention_every = 5 exceeds num_layers = 4.*nearest valid: 4",
+        ),
+        (
+            {"mixer": "mamba2", "attention_every": 2, "mamba": {}, "num_layers": 1},
+            r"num_layers of at least 2",
+        ),
+        ({"attention_every": 2}, r"attention_every is for hybrids"),
+        ({"attention": {"heads": 8, "kv_heads": 2, "head_dim": 1}}, r"nearest valid: 2 "),
+        (
+            {"mixer": "rwkv7", "attention": None, "rwkv7": {"head_dim": 16}},
+            r"section 'ffn' is set, but RWKV-7 has its own",
+        ),
+        (
+            {"mixer": "retention", "attention": None, "hidden_size": 7, "retention": {"heads": 1}},
+            r"hidden_size = 7 must be even.*: 6 or 8",
+        ),
         (
             {"mixer": "mamba2", "attention": None, "mamba": {"head_dim": 48}},
             r"head_dim = 48 must divide expand × hidden_size = 128; nearest valid: 32 or 64",

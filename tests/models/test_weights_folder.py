@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ctxsweep.models.catalog import UnknownModel, load_config
@@ -138,9 +141,17 @@ def test_a_wrong_tensor_is_named(
     [
         ("{", "JSON"),
         ("[]", "model_type = None"),
+        (json.dumps({"model_type": ["llama"]}), r"model_type = \['llama'\] is not built"),
         (json.dumps({"model_type": "bert"}), "'bert' is not built; one of: llama"),
         (json.dumps({"model_type": "llama", "vocab_size": 5}), "'num_attention_heads' is missing"),
         (json.dumps({**LLAMA, "num_key_value_heads": 3}), "kv_heads = 3.*nearest.*2 or 4"),
+        (json.dumps({**LLAMA, "num_attention_heads": 5}), "5 heads must divide.*32.*4 or 8"),
+        (json.dumps({**LLAMA, "num_attention_heads": 0}), "heads = 0 must be a whole"),
+        (json.dumps({**LLAMA, "rope_scaling": "yarn"}), "rope_parameters = 'yarn' must be a map"),
+        (
+            json.dumps({**SSM, "model_type": "mamba2", "time_step_limit": [0.001, 0.1]}),
+            "time_step_limit = .* is not built",
+        ),
         (json.dumps({**LLAMA, "hidden_act": "relu"}), "hidden_act = 'relu' is not built"),
         (
             json.dumps({**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 4}}),
@@ -154,6 +165,54 @@ def test_a_wrong_config_is_one_message(tmp_path: Path, text: str, said: str) -> 
     with pytest.raises(UnknownModel, match=said) as caught:
         load_config(str(tmp_path))
     assert "config.json" in str(caught.value)
+
+
+JSON = st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=3)
+JSON |= st.lists(st.integers(), max_size=2) | st.dictionaries(st.text(max_size=3), st.none())
+
+
+@given(data=st.data())
+def test_any_value_of_a_key_is_a_model_or_one_message(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No value of a ``config.json``, however odd, ends in a traceback."""
+    raw = dict(FOLDERS[data.draw(st.sampled_from(sorted(FOLDERS)))])
+    keys = [*raw, "head_dim", "rope_parameters", "time_step_rank", "time_step_limit", "n_inner"]
+    raw[data.draw(st.sampled_from(keys))] = data.draw(JSON)
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "config.json").write_text(json.dumps(raw))
+    try:
+        config = config_from_folder(folder)
+    except BadModelFolder as error:
+        assert str(folder / "config.json") in str(error)
+    else:
+        assert config.num_layers >= 1
+
+
+def test_absent_keys_are_what_transformers_takes_them_for(tmp_path: Path) -> None:
+    """Read from the library's own classes, given what our configurations must have."""
+    for name, their in (
+        ("mistral", transformers.MistralConfig),
+        ("mixtral", transformers.MixtralConfig),
+        ("llama", transformers.LlamaConfig),
+        ("mamba", transformers.MambaConfig),
+        ("mamba2", transformers.Mamba2Config),
+    ):
+        sizes = {"vocab_size": 64, "hidden_size": 4096, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": 32, "intermediate_size": 48} if "mamba" not in name else {}
+        theirs = their(**sizes)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": name, **sizes}))
+        ours = config_from_folder(tmp_path)
+        assert ours.tied_embeddings == theirs.tie_word_embeddings, name
+        if ours.attention is not None and ours.ffn is not None:
+            assert ours.norm_eps == theirs.rms_norm_eps, name
+            assert ours.attention.kv_heads == theirs.num_key_value_heads, name
+            assert ours.attention.window == getattr(theirs, "sliding_window", None), name
+            assert ours.attention.rope_theta == theirs.rope_parameters["rope_theta"], name
+            assert ours.ffn.experts == getattr(theirs, "num_local_experts", 0), name
+        if ours.mamba is not None:
+            assert ours.mamba.state_size == theirs.state_size, name
+            assert ours.norm_eps == theirs.layer_norm_epsilon, name
 
 
 def test_a_folder_without_files_says_which_is_missing(tmp_path: Path) -> None:

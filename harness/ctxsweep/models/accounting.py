@@ -100,7 +100,7 @@ def cache_bytes_per_token(config: ModelConfig, storage: Storage, context_tokens:
     if not layers:
         return 0.0
     attention = _attention(config)
-    full = attention.window is not None and context_tokens >= attention.window
+    full = attention.window is not None and context_tokens >= attention.window - 1
     return 0.0 if full else float(layers * storage.kv_token_bytes(attention))
 
 
@@ -237,7 +237,8 @@ def _untouched_expert_parameters(config: ModelConfig, tokens: float) -> float:
         return 0.0
     ffn = config.ffn
     missed = ffn.experts * (1 - ffn.experts_per_token / ffn.experts) ** tokens
-    return missed * _expert_matrix(config) * len(config.layer_mixers())
+    layers = sum(kind != "rwkv7" for kind in config.layer_mixers())
+    return missed * _expert_matrix(config) * layers
 
 
 def _ffn(config: ModelConfig) -> FeedForward:

@@ -36,7 +36,7 @@ class Attention(Frozen):
         if self.position == "rope" and self.head_dim % 2:
             raise ValueError(
                 f"head_dim = {self.head_dim} must be even for rotary positions; "
-                f"nearest valid: {self.head_dim - 1 or 2} or {self.head_dim + 1}"
+                f"nearest valid: {nearest_even(self.head_dim)}"
             )
         return self
 
@@ -130,6 +130,7 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_hybrid()
         used = set(self.layer_mixers())
         sections = {
             "attention": ({"attention"}, self.attention),
@@ -142,14 +143,27 @@ class ModelConfig(Frozen):
                 raise ValueError(f"section '{key}' is missing: mixer '{self.mixer}' needs it")
             if section is not None and not used & mixers:
                 raise ValueError(f"section '{key}' is set, but no layer uses it; remove it")
-        if self.attention_every and self.attention_every > self.num_layers:
+        if self.ffn is not None and used == {"rwkv7"}:
             raise ValueError(
-                f"attention_every = {self.attention_every} exceeds num_layers = "
-                f"{self.num_layers}, so no layer would be attention; nearest valid: "
-                f"{max(2, self.num_layers)}"
+                "section 'ffn' is set, but RWKV-7 has its own channel mix; remove it, or set "
+                "rwkv7.ffn_size"
             )
         self._check_widths()
         return self
+
+    def _check_hybrid(self) -> None:
+        every = self.attention_every
+        if every and self.mixer == "attention":
+            raise ValueError(
+                "attention_every is for hybrids: with mixer 'attention' every layer is; remove it"
+            )
+        if every and self.num_layers < 2:
+            raise ValueError("attention_every needs num_layers of at least 2")
+        if every and every > self.num_layers:
+            raise ValueError(
+                f"attention_every = {every} exceeds num_layers = {self.num_layers}, so no layer "
+                f"would be attention; nearest valid: {self.num_layers}"
+            )
 
     def _check_widths(self) -> None:
         hidden = self.hidden_size
@@ -170,12 +184,22 @@ class ModelConfig(Frozen):
                 f"rwkv7.head_dim = {self.rwkv7.head_dim} must divide hidden_size = {hidden}; "
                 f"nearest valid: {nearest_divisors(hidden, self.rwkv7.head_dim)}"
             )
+        if self.retention and hidden % 2:
+            raise ValueError(
+                f"hidden_size = {hidden} must be even for retention's rotary positions; nearest "
+                f"valid: {nearest_even(hidden)}"
+            )
         if self.retention and (hidden % self.retention.heads or hidden // self.retention.heads % 2):
             raise ValueError(
                 f"retention.heads = {self.retention.heads} must divide hidden_size = {hidden} "
                 f"into even head dims; nearest valid: "
                 f"{nearest_divisors(hidden // 2, self.retention.heads)}"
             )
+
+
+def nearest_even(odd: int) -> str:
+    """The even numbers on both sides, as words for a message; 0 is none."""
+    return " or ".join(str(n) for n in (odd - 1, odd + 1) if n)
 
 
 def nearest_divisors(number: int, wanted: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.config import ModelConfig, nearest_divisors
 
 Json = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def _read(folder: Path) -> Json:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadModelFolder(f"{path}: cannot be read as JSON: {error}") from error
     family = raw.get("model_type") if isinstance(raw, dict) else None
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise BadModelFolder(
             f"{path}: model_type = {family!r} is not built; one of: {', '.join(FAMILIES)}"
         )
@@ -70,24 +70,52 @@ def _only(raw: Json, key: str, *allowed: object) -> None:
         )
 
 
-def _rope_theta(raw: Json, default: float) -> float:
+def _count(raw: Json, key: str) -> int:
+    """A whole number that others are computed from."""
+    value = raw[key]
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{key} = {value!r} must be a whole number of at least 1")
+    return value
+
+
+def _head_dim(hidden: int, heads: int) -> int:
+    if hidden % heads:
+        raise ValueError(
+            f"{heads} heads must divide the hidden size of {hidden}; nearest valid: "
+            f"{nearest_divisors(hidden, heads)}"
+        )
+    return hidden // heads
+
+
+def _rope_theta(raw: Json, default: float) -> object:
     """The base, from transformers 5 (``rope_parameters``) or earlier (``rope_theta``)."""
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"rope_parameters = {rope!r} must be a mapping")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ValueError(f"rope_type = {kind!r} is not built; valid: default")
-    return float(rope.get("rope_theta") or raw.get("rope_theta") or default)
+    return rope.get("rope_theta") or raw.get("rope_theta") or default
+
+
+# What transformers takes for a key that is absent, where the families differ.
+_LLAMA_DEFAULTS: Mapping[str, Json] = {
+    "llama": {},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-5},
+}
 
 
 def _llama(raw: Json) -> dict[str, Any]:
     """Llama, Mistral, Mixtral: RoPE, RMSNorm, SwiGLU, GQA; a window; experts."""
+    raw = {**_LLAMA_DEFAULTS[raw["model_type"]], **raw}
     _only(raw, "hidden_act", "silu")
-    heads = raw["num_attention_heads"]
+    heads, hidden = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
     experts = raw.get("num_local_experts", 0)
     return {
         "mixer": "attention",
         "vocab_size": raw["vocab_size"],
-        "hidden_size": raw["hidden_size"],
+        "hidden_size": hidden,
         "num_layers": raw["num_hidden_layers"],
         "norm": "rmsnorm",
         "norm_eps": raw.get("rms_norm_eps", 1e-6),
@@ -95,7 +123,7 @@ def _llama(raw: Json) -> dict[str, Any]:
         "attention": {
             "heads": heads,
             "kv_heads": raw.get("num_key_value_heads") or heads,
-            "head_dim": raw.get("head_dim") or raw["hidden_size"] // heads,
+            "head_dim": raw.get("head_dim") or _head_dim(hidden, heads),
             "window": raw.get("sliding_window"),
             "rope_theta": _rope_theta(raw, 1e6 if experts else 1e4),
             "bias": raw.get("attention_bias", False),
@@ -115,7 +143,7 @@ def _gpt2(raw: Json) -> dict[str, Any]:
     _only(raw, "activation_function", "gelu_new", "gelu_pytorch_tanh")
     _only(raw, "scale_attn_by_inverse_layer_idx", False)
     _only(raw, "scale_attn_weights", True)
-    hidden, heads = raw["n_embd"], raw["n_head"]
+    hidden, heads = _count(raw, "n_embd"), _count(raw, "n_head")
     return {
         "mixer": "attention",
         "vocab_size": raw["vocab_size"],
@@ -128,7 +156,7 @@ def _gpt2(raw: Json) -> dict[str, Any]:
         "attention": {
             "heads": heads,
             "kv_heads": heads,
-            "head_dim": hidden // heads,
+            "head_dim": _head_dim(hidden, heads),
             "position": "learned",
             "bias": True,
         },
@@ -141,11 +169,11 @@ def _mamba(raw: Json) -> dict[str, Any]:
     _only(raw, "hidden_act", "silu")
     _only(raw, "use_bias", False)
     _only(raw, "use_conv_bias", True)
-    hidden = raw["hidden_size"]
+    hidden = _count(raw, "hidden_size")
     rank = raw.get("time_step_rank", "auto")
     return {
         "mixer": "mamba1",
-        **_mamba_stack(raw),
+        **_mamba_stack(raw, tied=True),
         "mamba": {
             "state_size": raw.get("state_size", 16),
             "expand": raw.get("expand", 2),
@@ -161,9 +189,10 @@ def _mamba2(raw: Json) -> dict[str, Any]:
     _only(raw, "use_bias", False)
     _only(raw, "use_conv_bias", True)
     _only(raw, "rms_norm", True)
+    _only(raw, "time_step_limit", [0.0, float("inf")])
     return {
         "mixer": "mamba2",
-        **_mamba_stack(raw),
+        **_mamba_stack(raw, tied=False),
         "mamba": {
             "state_size": raw.get("state_size", 128),
             "expand": raw.get("expand", 2),
@@ -174,14 +203,14 @@ def _mamba2(raw: Json) -> dict[str, Any]:
     }
 
 
-def _mamba_stack(raw: Json) -> dict[str, Any]:
+def _mamba_stack(raw: Json, tied: bool) -> dict[str, Any]:
     return {
         "vocab_size": raw["vocab_size"],
         "hidden_size": raw["hidden_size"],
         "num_layers": raw["num_hidden_layers"],
         "norm": "rmsnorm",
         "norm_eps": raw.get("layer_norm_epsilon", 1e-5),
-        "tied_embeddings": raw.get("tie_word_embeddings", False),
+        "tied_embeddings": raw.get("tie_word_embeddings", tied),
     }
 
 
