@@ -154,6 +154,23 @@ def test_a_mark_gives_back_the_same_continuation(name: str, model: str) -> None:
 
 
 @every_case
+def test_a_void_mark_is_refused(name: str, model: str) -> None:
+    with loaded(name, model) as backend:
+        if not backend.capabilities.snapshot:
+            return
+        backend.prefill(prompt()[:, :20])
+        old = backend.snapshot()
+        backend.prefill(prompt()[:, 20:40])
+        newest = backend.snapshot()
+        with pytest.raises(ValueError):
+            backend.restore(old)
+        backend.restore(newest)
+        backend.reset()
+        with pytest.raises(ValueError):
+            backend.restore(newest)
+
+
+@every_case
 def test_reset_forgets_and_keeps_the_reservation(name: str, model: str) -> None:
     with loaded(name, model) as backend:
         empty = backend.memory()

@@ -109,10 +109,13 @@ class Backend(Protocol):
         """What the engine says of itself for the record (``cached_tokens``, versions, paths)."""
 
     def snapshot(self) -> object:
-        """Mark the present state (only with ``capabilities.snapshot``)."""
+        """Mark the present state (only with ``capabilities.snapshot``); older marks are void."""
 
     def restore(self, mark: object) -> None:
-        """Return to a marked state; what was decoded since is forgotten. A mark can be reused."""
+        """Return to the newest mark; what was decoded since is forgotten. It can be reused.
+
+        Raises ``ValueError`` for an older mark and for one from before a ``reset``.
+        """
 
     def close(self) -> None:
         """Free everything."""

@@ -177,8 +177,9 @@ class NativeBackend:
         return self._state.snapshot(), self._next
 
     def restore(self, mark: object) -> None:
-        state, self._next = cast("tuple[StateMark, torch.Tensor | None]", mark)
+        state, following = cast("tuple[StateMark, torch.Tensor | None]", mark)
         self._state.restore(state)
+        self._next = following
 
     def close(self) -> None:
         del self._model, self._state

@@ -78,6 +78,7 @@ class ModelState:
         self.layers = layers
         self.pages = pages
         self.length = 0
+        self._newest: StateMark | None = None
 
     def begin(self, tokens: int) -> None:
         """Make room for a call's tokens; MemoryError leaves everything as it was."""
@@ -102,12 +103,20 @@ class ModelState:
         return sum(state.reserved_bytes for state in self._all())
 
     def snapshot(self) -> StateMark:
-        """Mark the present; only the newest mark is valid."""
+        """Mark the present; older marks are void, since their tokens may be overwritten."""
         pages = self.pages.mark() if self.pages is not None else None
-        return StateMark(self.length, pages, [state.snapshot() for state in self._all()])
+        layers = [state.snapshot() for state in self._all()]
+        self._newest = StateMark(self.length, pages, layers)
+        return self._newest
 
     def restore(self, mark: StateMark) -> None:
-        """Return to the mark, any number of times."""
+        """Return to the newest mark, any number of times.
+
+        Raises:
+            ValueError: a newer mark was made since, or everything was cleared.
+        """
+        if mark is not self._newest:
+            raise ValueError("the mark is void: only the newest can be restored, until a reset")
         self.length = mark.length
         if self.pages is not None and mark.pages is not None:
             self.pages.restore(mark.pages)
@@ -115,8 +124,9 @@ class ModelState:
             state.restore(layer_mark)
 
     def clear(self) -> None:
-        """Forget all tokens; reservations stay."""
+        """Forget all tokens and the mark; reservations stay."""
         self.length = 0
+        self._newest = None
         if self.pages is not None:
             self.pages.clear()
         for state in self._all():
