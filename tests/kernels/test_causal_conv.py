@@ -10,7 +10,7 @@ from ctxsweep_kernels.causal_conv import causal_conv1d
 from ctxsweep_kernels.causal_conv.cpu import SEGMENT
 from ctxsweep_kernels.causal_conv.reference import causal_conv1d_reference
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
-from ctxsweep_kernels.recurrence_checks import (
+from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     assert_within_budget,
     check_batch,

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
-from ctxsweep_kernels.recurrence_checks import (
+from ctxsweep_kernels.retention import retention
+from ctxsweep_kernels.retention.reference import retention_parallel, retention_reference
+from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     assert_within_budget,
     check_batch,
@@ -15,8 +17,6 @@ from ctxsweep_kernels.recurrence_checks import (
     check_split,
     check_strided,
 )
-from ctxsweep_kernels.retention import retention
-from ctxsweep_kernels.retention.reference import retention_parallel, retention_reference
 
 RETENTION = Recurrence(retention, retention_reference, ("q", "k", "v"))
 

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
-from ctxsweep_kernels.recurrence_checks import (
+from ctxsweep_kernels.selective_scan import selective_scan
+from ctxsweep_kernels.selective_scan.reference import selective_scan_reference
+from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     check_batch,
     check_memory,
@@ -14,8 +16,6 @@ from ctxsweep_kernels.recurrence_checks import (
     check_split,
     check_strided,
 )
-from ctxsweep_kernels.selective_scan import selective_scan
-from ctxsweep_kernels.selective_scan.reference import selective_scan_reference
 
 SCAN = Recurrence(selective_scan, selective_scan_reference, ("u", "dt", "B", "C"))
 

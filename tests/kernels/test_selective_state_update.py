@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
-from ctxsweep_kernels.recurrence_checks import assert_within_budget
 from ctxsweep_kernels.selective_scan import selective_scan
 from ctxsweep_kernels.selective_state_update import selective_state_update
 from ctxsweep_kernels.selective_state_update.reference import selective_state_update_reference
 from ctxsweep_kernels.ssd import ssd_chunk_scan
+from ctxsweep_kernels.testing.recurrences import assert_within_budget
 
 PARAMETERS = ("state", "A", "D")
 

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
-from ctxsweep_kernels.recurrence_checks import (
+from ctxsweep_kernels.ssd import ssd_chunk_scan
+from ctxsweep_kernels.ssd.reference import ssd_chunk_scan_reference
+from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     check_batch,
     check_memory,
@@ -14,8 +16,6 @@ from ctxsweep_kernels.recurrence_checks import (
     check_split,
     check_strided,
 )
-from ctxsweep_kernels.ssd import ssd_chunk_scan
-from ctxsweep_kernels.ssd.reference import ssd_chunk_scan_reference
 
 SSD = Recurrence(ssd_chunk_scan, ssd_chunk_scan_reference, ("x", "dt", "B", "C"))
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
-from ctxsweep_kernels.recurrence_checks import (
+from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     check_batch,
     check_memory,
