@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxsweep.models import accounting, catalog
+from ctxsweep.models import accounting, attention, catalog
 from ctxsweep.models.accounting import Calls, Storage
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.language_model import LanguageModel, build
@@ -110,7 +112,12 @@ def counted_flops(model: LanguageModel, call: torch.Tensor, state: Any) -> float
         {"ffn": {"size": 20, "experts": 5, "experts_per_token": 2}},
     ],
 )
-def test_decode_flops_are_those_that_torch_counts(fields: dict[str, Any]) -> None:
+def test_decode_flops_are_those_that_torch_counts(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention in torch, since the counter does not see into C."""
+    seen = partial(attention.paged_decode_attention, impl="torch")
+    monkeypatch.setattr(attention, "paged_decode_attention", seen)
     config = transformer(**fields)
     model = build(config, 0, torch.float32, CPU)
     state = model.new_state(StateSpec(3, 64, 40, 4, torch.float32, torch.float32, CPU))
@@ -134,7 +141,7 @@ def test_prefill_flops_outside_of_attention_are_those_that_torch_counts(experts:
         counted_flops(model, call, state) for call in torch.randint(50, (2, 40)).split(16, dim=1)
     )
     calls = accounting.prefill_calls(config, 40, 16)
-    without_pairs = Calls(calls.count, calls.tokens, calls.past, 0)
+    without_pairs = replace(calls, pairs=0)
     assert accounting.flops(config, without_pairs, 2) == counted
 
 
@@ -155,9 +162,11 @@ def test_pairs_and_past_equal_the_sums_they_stand_for(
         tokens=context,
         past=sum(min(start, width - 1) for start in starts),
         pairs=sum(min(query + 1, width) for query in range(context)),
+        call_tokens=chunk,
     )
+    assert calls.last_tokens == context - starts[-1]
     seen = min(context, width - 1)
-    assert accounting.decode_call(config, context) == Calls(1, 1, seen, seen + 1)
+    assert accounting.decode_call(config, context) == Calls(1, 1, seen, seen + 1, 1)
 
 
 def test_decode_bytes_are_weights_and_cache() -> None:
@@ -195,6 +204,11 @@ def test_bytes_of_experts_are_of_those_touched() -> None:
     # One token goes through 2 of 8 experts in each of 2 layers; 512 tokens through all.
     assert read[0] == pytest.approx(every - 2 * 6 * expert + cache + 256 * 4)
     assert read[1] == pytest.approx(every + 512 * (cache + 256 * 4), rel=1e-9)
+    # A short last call has its own expectation: 1025 tokens as 512 + 512 + 1.
+    calls = accounting.prefill_calls(config, 1025, 512)
+    moved = accounting.least_bytes(config, storage, calls)
+    tokens = 1025 * 256 * 4 + (1025 + 512 + 1024) * 1024
+    assert moved == pytest.approx(3 * every - 2 * 6 * expert + tokens, rel=1e-9)
 
 
 def test_only_layers_with_experts_leave_some_untouched() -> None:
@@ -203,7 +217,7 @@ def test_only_layers_with_experts_leave_some_untouched() -> None:
     ffn = {"size": 48, "experts": 8, "experts_per_token": 2}
     config = transformer(mixer="rwkv7", num_layers=3, ffn=ffn, **sections)
     read = [
-        accounting.least_bytes(config, Storage("float32"), Calls(1, tokens, 0, 0), batch_size=1)
+        accounting.least_bytes(config, Storage("float32"), Calls(1, tokens, 0, 0, tokens))
         for tokens in (1, 1000)
     ]
     per_token = 4 * 32 + 4 * 2 * 2 * 8  # embedding row, keys and values

@@ -17,6 +17,7 @@ PUBLISHED = {
     "mixtral-8x7b": 46_702_792_704,
     "mamba-2.8b": 2_768_345_600,
     "mamba2-2.7b": 2_702_599_680,
+    "rwkv7-2.9b": 2_947_735_040,
 }
 TINY = [name for name in catalog.names() if name.startswith("tiny-")]
 

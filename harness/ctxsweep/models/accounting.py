@@ -51,13 +51,20 @@ class Calls:
     """Calls of the model in a row, for one sequence.
 
     ``past`` sums over the calls the cached tokens that each reads; ``pairs`` sums over the
-    queries the keys that each sees (itself among them).
+    queries the keys that each sees (itself among them). All calls but the last are of
+    ``call_tokens``.
     """
 
     count: int
     tokens: int
     past: int
     pairs: int
+    call_tokens: int
+
+    @property
+    def last_tokens(self) -> int:
+        """Tokens of the last call."""
+        return self.tokens - (self.count - 1) * self.call_tokens
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
@@ -134,13 +141,13 @@ def prefill_calls(config: ModelConfig, context_tokens: int, chunk_tokens: int) -
     past = chunk_tokens * growing * (growing - 1) // 2 + (window - 1) * (count - growing)
     seen = min(context_tokens, window)
     pairs = seen * (seen + 1) // 2 + (context_tokens - seen) * window
-    return Calls(count, context_tokens, past, pairs)
+    return Calls(count, context_tokens, past, pairs, chunk_tokens)
 
 
 def decode_call(config: ModelConfig, context_tokens: int) -> Calls:
     """One more token when ``context_tokens`` are held."""
     seen = min(context_tokens, _window(config, context_tokens + 1) - 1)
-    return Calls(1, 1, seen, seen + 1)
+    return Calls(1, 1, seen, seen + 1, 1)
 
 
 def flops(config: ModelConfig, calls: Calls, batch_size: int = 1) -> float:
@@ -171,9 +178,9 @@ def least_bytes(config: ModelConfig, storage: Storage, calls: Calls, batch_size:
     parts, wide = parameters(config), storage.element_bytes
     rows = batch_size * calls.tokens + (calls.tokens if _learned_positions(config) else 0)
     head = config.hidden_size * config.vocab_size
-    untouched = _untouched_expert_parameters(config, batch_size * calls.tokens / calls.count)
-    weights = (parts["mixer"] + parts["ffn"] - untouched + parts["norm"] + head) * calls.count
-    total = float(wide * (weights + rows * config.hidden_size))
+    weights = (parts["mixer"] + parts["ffn"] + parts["norm"] + head) * calls.count
+    weights -= _untouched_expert_parameters(config, calls, batch_size)
+    total = wide * (weights + rows * config.hidden_size)
     for kind in config.layer_mixers():
         if kind == "attention":
             moved = (calls.past + calls.tokens) * storage.kv_token_bytes(_attention(config))
@@ -231,12 +238,14 @@ def _ffn_parameters(config: ModelConfig, kind: str) -> int:
     return matrix + (biases if ffn.bias else 0)
 
 
-def _untouched_expert_parameters(config: ModelConfig, tokens: float) -> float:
-    """Of all layers' experts, those that a call of so many tokens is expected not to choose."""
+def _untouched_expert_parameters(config: ModelConfig, calls: Calls, batch_size: int) -> float:
+    """Of all layers' experts, those that the calls are expected not to choose, summed over them."""
     if config.ffn is None or not config.ffn.experts:
         return 0.0
     ffn = config.ffn
-    missed = ffn.experts * (1 - ffn.experts_per_token / ffn.experts) ** tokens
+    passed = 1 - ffn.experts_per_token / ffn.experts  # by one token
+    full, last = (passed ** (batch_size * n) for n in (calls.call_tokens, calls.last_tokens))
+    missed = ffn.experts * ((calls.count - 1) * full + last)
     layers = sum(kind != "rwkv7" for kind in config.layer_mixers())
     return missed * _expert_matrix(config) * layers
 
