@@ -177,6 +177,22 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "--resume" in said
     assert "Traceback" not in said
+    (manifest,) = tmp_path.glob("smoke/*/manifest.json")
+    stored = json.loads(manifest.read_text())
+    assert stored["interrupted_at"] and stored["finished_at"] is None
+
+
+def test_a_run_of_another_machine_is_not_resumed(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    (manifest,) = folder.glob("smoke/*/manifest.json")
+    stored = json.loads(manifest.read_text())
+    stored["environment"]["cpu_model"] = "Abacus"
+    manifest.write_text(json.dumps(stored))
+    again = ("--series", "gqa,mamba2", "--resume", "--out", folder)
+    refused = ctxsweep("run", "smoke", *QUICK, *again)
+    assert refused.exit_code == 2
+    assert "cpu_model = Abacus" in refused.stderr
 
 
 def test_dry_run_plans_every_series_and_measures_nothing(tmp_path: Path) -> None:

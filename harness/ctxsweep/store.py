@@ -49,6 +49,7 @@ class Manifest(Frozen):
     environment: Environment | None = None
     started_at: str
     finished_at: str | None = None
+    interrupted_at: str | None = None
 
 
 class RunFolder:
@@ -144,7 +145,14 @@ class RunFolder:
 
     def finish(self) -> None:
         """Stamp the manifest: every cell of the plan has its record."""
-        self.manifest = self.manifest.model_copy(update={"finished_at": utc_now()})
+        self._stamp(finished_at=utc_now(), interrupted_at=None)
+
+    def interrupt(self) -> None:
+        """Stamp the manifest: a person ended the sweep; ``finish`` takes the stamp away."""
+        self._stamp(interrupted_at=utc_now())
+
+    def _stamp(self, **times: str | None) -> None:
+        self.manifest = self.manifest.model_copy(update=times)
         write_atomic(self.path / "manifest.json", self.manifest.model_dump_json(indent=2))
 
     def close(self) -> None:

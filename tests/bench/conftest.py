@@ -37,9 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def add_ratio(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Add a row: ``add_ratio(name, value, goal, at_least=True, detail="")``."""
 
-    def add(
-        name: str, value: float, goal: float, at_least: bool = True, detail: str = ""
-    ) -> None:
+    def add(name: str, value: float, goal: float, at_least: bool = True, detail: str = "") -> None:
         request.config.stash[RATIOS].append(Ratio(name, value, goal, at_least, detail))
 
     return add

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student_t  # type: ignore[import-untyped]
 
 from ctxsweep.analysis.estimate import (
     Z95,
@@ -25,6 +26,7 @@ from ctxsweep.analysis.summary import Better, Estimate, MetricInfo
 from ctxsweep.records import MemoryReading, Record
 
 MIN_TOKENS_FOR_P99 = 100
+JITTER_FREEDOM = 4
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class Metric:
 def prefill_s(record: Record) -> Estimate | None:
     """Median over the climbs of the sum of their chunks.
 
-    The interval is the wider of two errors of the median climb: the chunks' jitter (block
-    bootstrap) and, with several climbs, their scatter.
+    One climb: the interval is the jitter of its chunks (block bootstrap). A few: their scatter,
+    moderated by that jitter as if it were worth ``JITTER_FREEDOM`` climbs more (a t interval
+    with the degrees of freedom of both, after Smyth 2004). From 6 on: order statistics.
     """
     complete = climbs(record)
     if not complete:
@@ -62,8 +65,11 @@ def prefill_s(record: Record) -> Estimate | None:
     if len(totals) >= 6:
         return median_estimate(totals)
     widths = [e.high - e.low for e in each if e.high is not None and e.low is not None]
-    jitter = max(widths, default=0.0) / 2
-    error = max(jitter, Z95 * float(totals.std(ddof=1))) / np.sqrt(len(totals))
+    prior = JITTER_FREEDOM if widths else 0
+    jitter = max(widths, default=0.0) / (2 * Z95)
+    freedom = prior + len(totals) - 1
+    squares = prior * jitter**2 + (len(totals) - 1) * totals.var(ddof=1)
+    error = float(student_t.ppf(0.975, freedom) * np.sqrt(squares / freedom / len(totals)))
     value = float(np.median(totals))
     return Estimate(value=value, low=value - error, high=value + error, n=len(totals))
 

@@ -16,11 +16,20 @@ from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.progress import RichProgress, label
 from ctxsweep.execute.sweep import Outcome, run_sweep
 from ctxsweep.measure.environment import physical_cores, read_environment
-from ctxsweep.records import Record, Status
+from ctxsweep.records import Environment, Record, Status
 from ctxsweep.scenario import Scenario, expand
-from ctxsweep.store import Manifest, RunFolder, run_folders, write_atomic
+from ctxsweep.store import (
+    Manifest,
+    RunFolder,
+    StoreError,
+    difference,
+    run_folders,
+    write_atomic,
+)
 
 ERRORS = Console(stderr=True)
+SAME_MACHINE = ("machine", "cpu_model", "gpu", "device", "threads")
+SOFTWARE = {"commit", "dirty", "python", "versions", "gpu_driver"}
 
 
 class Talkative(RichProgress):
@@ -65,14 +74,16 @@ def sweep_and_report(
 
 def _folder(scenario: Scenario, results: Path, resume: bool, quiet: bool) -> RunFolder:
     body = scenario.model_dump(mode="json")
+    threads = scenario.threads or physical_cores()
     runs = run_folders(results, scenario.name) if resume else ()
     if runs:
         if not quiet:
             _say(f"Going on with {runs[-1]}")
-        return RunFolder.resume(runs[-1], body, scenario.seed)
+        folder = RunFolder.resume(runs[-1], body, scenario.seed)
+        _check_machine(folder, read_environment(scenario.device, threads), quiet)
+        return folder
     if resume and not quiet:
         _say(f"No run of {scenario.name} lies in {results}/ yet: starting one.")
-    threads = scenario.threads or physical_cores()
     return RunFolder.create(
         results,
         scenario.name,
@@ -81,6 +92,26 @@ def _folder(scenario: Scenario, results: Path, resume: bool, quiet: bool) -> Run
         order=tuple(cell.key for cell in expand(scenario)),
         environment=read_environment(scenario.device, threads),
     )
+
+
+def _check_machine(folder: RunFolder, now: Environment, quiet: bool) -> None:
+    """A run is of one machine: refuse another; say what of the software has changed."""
+    before = folder.manifest.environment
+    if before is None:
+        return
+    for field in SAME_MACHINE:
+        was, is_now = getattr(before, field), getattr(now, field)
+        if was != is_now:
+            folder.close()
+            raise StoreError(
+                f"{folder.path}: this run was started with {field} = {was}, here it is {is_now}; "
+                "start a new run without --resume"
+            )
+    changed = difference(
+        before.model_dump(include=SOFTWARE), now.model_dump(mode="json", include=SOFTWARE)
+    )
+    if changed and not quiet:
+        _say("Since this run was started: " + "; ".join(changed))
 
 
 def _measure(scenario: Scenario, folder: RunFolder, verbosity: int) -> Outcome:

@@ -108,6 +108,7 @@ def run_sweep(
             folder.finish()
     except KeyboardInterrupt:
         interrupted = True
+        folder.interrupt()
     return _outcome(known, len(cells), interrupted)
 
 
