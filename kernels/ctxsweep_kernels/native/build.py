@@ -76,7 +76,8 @@ def _compile(source: Path, command: str, flags: list[str], target: Path) -> None
 def _digest(source: Path, command: str, flags: list[str]) -> str:
     version = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
     parts = [version, *flags, platform.machine(), _instruction_sets(), source.read_text()]
-    parts += [header.read_text() for header in sorted(SHARED_SOURCES.glob("*.h"))]
+    headers = [*SHARED_SOURCES.glob("*.h"), *source.parent.glob("*.h")]
+    parts += [header.read_text() for header in sorted(headers)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

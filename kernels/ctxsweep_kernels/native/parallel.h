@@ -14,9 +14,10 @@ struct team {
     int64_t threads;
 };
 
-static void run_team(struct team team, int64_t tasks, void (*body)(void *), void *data)
+/* Run `body` on at most `most` of the team's threads at once. */
+static void run_team(struct team team, int64_t most, void (*body)(void *), void *data)
 {
-    int64_t threads = team.threads < tasks ? team.threads : tasks;
+    int64_t threads = team.threads < most ? team.threads : most;
     if (team.start && threads > 1)
         team.start(body, data, (unsigned)threads, 0);
     else
@@ -24,6 +25,9 @@ static void run_team(struct team team, int64_t tasks, void (*body)(void *), void
 }
 
 /* The next task of a shared counter: an uneven or disturbed thread takes fewer. */
-static int64_t next_task(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+static int64_t next_task(int64_t *counter)
+{
+    return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+}
 
 #endif

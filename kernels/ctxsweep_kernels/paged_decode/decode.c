@@ -7,16 +7,14 @@
  * cut depends on that row alone, so neither the batch nor the threads change a result. */
 #include <stdlib.h>
 
+#include "inner_loops.h"
 #include "pages.h"
 #include "parallel.h"
-#include "vectors.h"
 
 enum {
-    TILE = 64,                  /* tokens */
-    STRETCH_BYTES = 512 * 1024, /* of keys and values: long against a task's fixed cost */
-    MOST_STRETCHES = 64,        /* of one row and head: short against the merge */
-    ROWS = LANES == 8 ? 2 : 4,  /* query rows whose sums fit the registers together */
-    CACHE_LINE = 64,
+    STRETCH_BYTES = 512 * 1024,    /* of keys and values: long against a task's fixed cost */
+    BYTES_PER_THREAD = 128 * 1024, /* below it a thread costs more than it saves */
+    MOST_STRETCHES = 64,           /* of one row and head: short against the merge */
 };
 
 /* Mirrored by Job in c.py; shapes as in paged_decode_attention, contiguous. */
@@ -50,131 +48,6 @@ struct plan {
     int64_t *unfinished;        /* [B, Hkv] stretches */
     float *scratch;             /* per thread */
     int64_t scratch_floats, next_task, next_thread, tasks;
-};
-
-/* What a thread works on: one tile of one KV head. Rows of K and V are found by pointer, in the
- * pages or, widened to float, in the thread's scratch. */
-struct tile {
-    int64_t count;
-    const char *k[TILE], *v[TILE];
-    int64_t position[TILE];
-    float k_scale[TILE], v_scale[TILE];
-};
-
-/* ---- the two inner loops ---- */
-
-/* Ask for a line of the next tile: the processor's own prefetchers stop at every 4 KiB, and the
- * order in which a tile is read here is not one that they follow. */
-INLINE void prefetch(const char *at) { __builtin_prefetch(at, 0, 2); }
-
-/* scores [rows][TILE]: q . k for all keys of a tile. Four keys at a time meet `rows` queries, so
- * that every load feeds several multiply-adds; add_pairs then sums across lanes. */
-INLINE void scores_of(enum storage type, int rows, const char *const *k, int64_t count,
-                      const char *const *next, const float *q, int64_t dim, float *scores)
-{
-    for (int64_t t = 0; t < count; t += LANES) {
-        vf parts[ROWS][LANES / 4];
-        for (int part = 0; part < LANES / 4; part++) {
-            const char *const *key = k + t + 4 * part;
-            vf sums[ROWS][4] = {0};
-            for (int64_t d = 0; d < dim; d += LANES) {
-                vf keys[4];
-                for (int i = 0; i < 4; i++)
-                    keys[i] = load(type, key[i], d);
-                if (next && d * storage_bytes(type) % CACHE_LINE == 0)
-                    for (int i = 0; i < 4; i++)
-                        prefetch(next[t + 4 * part + i] + d * storage_bytes(type));
-                for (int row = 0; row < rows; row++)
-                    for (int i = 0; i < 4; i++)
-                        sums[row][i] += get(q + row * dim + d) * keys[i];
-            }
-            for (int row = 0; row < rows; row++)
-                parts[row][part] = add_pairs(add_pairs(sums[row][0], sums[row][1]),
-                                             add_pairs(sums[row][2], sums[row][3]));
-        }
-        for (int row = 0; row < rows; row++) {
-            for (int left = LANES / 4; left > 1; left /= 2)
-                for (int i = 0; i < left / 2; i++)
-                    parts[row][i] = add_pairs(parts[row][2 * i], parts[row][2 * i + 1]);
-            put(scores + row * TILE + t, parts[row][0]);
-        }
-    }
-}
-
-/* out [rows][stride] += weights [rows][TILE] . v, `vectors` vectors of the head dimension. A tile is
- * summed from zero: sums of sums keep more digits than one long sum. */
-INLINE void weigh_columns(enum storage type, int rows, int vectors, const char *const *v,
-                          int64_t count, const char *const *next, const float *weights, int64_t at,
-                          int64_t stride, float *out)
-{
-    vf sums[ROWS][4] = {0};
-    for (int64_t t = 0; t < count; t++) {
-        vf values[4];
-        if (next)
-            for (size_t byte = 0; byte < vectors * LANES * storage_bytes(type); byte += CACHE_LINE)
-                prefetch(next[t] + at * storage_bytes(type) + byte);
-        for (int i = 0; i < vectors; i++)
-            values[i] = load(type, v[t], at + i * LANES);
-        for (int row = 0; row < rows; row++)
-            for (int i = 0; i < vectors; i++)
-                sums[row][i] += weights[row * TILE + t] * values[i];
-    }
-    for (int row = 0; row < rows; row++)
-        for (int i = 0; i < vectors; i++) {
-            float *to = out + row * stride + at + i * LANES;
-            put(to, get(to) + sums[row][i]);
-        }
-}
-
-INLINE void weigh_values(enum storage type, int rows, const char *const *v, int64_t count,
-                         const char *const *next, const float *weights, int64_t dim, float *out)
-{
-    int64_t at = 0;
-    for (; at + 4 * LANES <= dim; at += 4 * LANES)
-        weigh_columns(type, rows, 4, v, count, next, weights, at, dim, out);
-    for (; at + 2 * LANES <= dim; at += 2 * LANES)
-        weigh_columns(type, rows, 2, v, count, next, weights, at, dim, out);
-    for (; at < dim; at += LANES)
-        weigh_columns(type, rows, 1, v, count, next, weights, at, dim, out);
-}
-
-/* One compiled copy per storage type, so that nothing is decided inside a loop. */
-#define FOR_EACH_ROW_COUNT(type, call)                                                             \
-    if (rows == 1)                                                                                 \
-        call(type, 1);                                                                             \
-    else if (rows == 2)                                                                            \
-        call(type, 2);                                                                             \
-    else if (rows == ROWS)                                                                         \
-        call(type, ROWS);
-#define SPECIALISE(type)                                                                           \
-    static void scores_##type(int rows, const struct tile *tile, const char *const *next,          \
-                              const float *q, int64_t dim, float *scores)                          \
-    {                                                                                              \
-        FOR_EACH_ROW_COUNT(type, CALL_SCORES)                                                      \
-    }                                                                                              \
-    static void values_##type(int rows, const char *const *v, int64_t count,                       \
-                              const char *const *next, const float *weights, int64_t dim,          \
-                              float *out)                                                          \
-    {                                                                                              \
-        FOR_EACH_ROW_COUNT(type, CALL_VALUES)                                                      \
-    }
-#define CALL_SCORES(type, rows) scores_of(type, rows, tile->k, tile->count, next, q, dim, scores)
-#define CALL_VALUES(type, rows) weigh_values(type, rows, v, count, next, weights, dim, out)
-SPECIALISE(FLOAT32)
-SPECIALISE(BFLOAT16)
-SPECIALISE(FLOAT16)
-SPECIALISE(FLOAT8_E4M3)
-SPECIALISE(FLOAT8_E5M2)
-SPECIALISE(INT8)
-
-static const struct inner_loops {
-    void (*scores)(int, const struct tile *, const char *const *, const float *, int64_t, float *);
-    void (*values)(int, const char *const *, int64_t, const char *const *, const float *, int64_t,
-                   float *);
-} INNER_LOOPS[] = {
-    {scores_FLOAT32, values_FLOAT32},         {scores_BFLOAT16, values_BFLOAT16},
-    {scores_FLOAT16, values_FLOAT16},         {scores_FLOAT8_E4M3, values_FLOAT8_E4M3},
-    {scores_FLOAT8_E5M2, values_FLOAT8_E5M2}, {scores_INT8, values_INT8},
 };
 
 /* ---- one tile ---- */
@@ -314,11 +187,12 @@ static void add_tile(const struct plan *plan, const struct inner_loops *loops,
     for (int row = 0; row < rows; row++) {
         int64_t at = first + row, query = length - job->tokens + at % job->tokens;
         float slope = slopes ? slopes[at / job->tokens] : 0, *out = partial + at * dim;
-        float shrink = soften(job, tile, masked, query, slope, scores + row * TILE, states + 2 * at);
+        float *own = scores + row * TILE;
+        float shrink = soften(job, tile, masked, query, slope, own, states + 2 * at);
         for (int64_t d = 0; d < dim && shrink != 1; d += LANES)
             put(out + d, get(out + d) * shrink);
         if (masked)
-            weigh_seen(job, loops, tile, query, scores + row * TILE, dim, out);
+            weigh_seen(job, loops, tile, query, own, dim, out);
     }
     if (!masked)
         loops->values(rows, tile->v, tile->count, next ? next->v : NULL, scores, dim,
@@ -327,7 +201,10 @@ static void add_tile(const struct plan *plan, const struct inner_loops *loops,
 
 /* ---- one task ---- */
 
-static int64_t partial_floats(const struct plan *plan) { return plan->query_rows * (plan->padded + 2); }
+static int64_t partial_floats(const struct plan *plan)
+{
+    return plan->query_rows * (plan->padded + 2);
+}
 
 /* Merge the stretches of one row and head into the output. */
 static void merge(const struct plan *plan, const float *partials, int64_t stretches, float *out)
@@ -343,7 +220,8 @@ static void merge(const struct plan *plan, const float *partials, int64_t stretc
         top = top == -INFINITY ? 0 : top;
         memset(out, 0, job->head_dim * sizeof *out);
         for (int64_t s = 0; s < stretches; s++) {
-            const float *state = states + s * size + 2 * row, *part = partials + s * size + row * dim;
+            const float *state = states + s * size + 2 * row;
+            const float *part = partials + s * size + row * dim;
             float weight = exponential(splat(state[0] - top))[0];
             total += weight * state[1];
             for (int64_t d = 0; d < job->head_dim; d++)
@@ -354,8 +232,8 @@ static void merge(const struct plan *plan, const float *partials, int64_t stretc
     }
 }
 
-static void attend(struct plan *plan, int64_t b, int64_t head, int64_t from, int64_t to, float *partial,
-                   float *scratch)
+static void attend(struct plan *plan, int64_t b, int64_t head, int64_t from, int64_t to,
+                   float *partial, float *scratch)
 {
     const struct job *job = plan->job;
     int64_t dim = plan->padded, query_rows = plan->query_rows;
@@ -385,8 +263,9 @@ static void attend(struct plan *plan, int64_t b, int64_t head, int64_t from, int
         for (int64_t row = 0; row < query_rows;) {
             int64_t left = query_rows - row;
             int rows = left >= ROWS ? ROWS : left >= 2 ? 2 : 1;
-            add_tile(plan, &INNER_LOOPS[type], tile, row == 0 && ahead == TILE ? next : NULL, masked,
-                     job->lengths[b], slopes, row, rows, q, partial);
+            const struct tile *prefetched = row == 0 && ahead == TILE ? next : NULL;
+            add_tile(plan, &INNER_LOOPS[type], tile, prefetched, masked, job->lengths[b], slopes,
+                     row, rows, q, partial);
             row += rows;
         }
         struct tile *spare = tile;
@@ -408,8 +287,9 @@ static void work(void *data)
         int64_t head = (task - row->first_task) / row->stretches;
         int64_t stretch = (task - row->first_task) % row->stretches, at = b * job->kv_heads + head;
         int64_t from = stretch * row->stretch_tokens;
+        int64_t to = smaller(from + row->stretch_tokens, row->visible);
         float *partial = plan->partials + task * partial_floats(plan);
-        attend(plan, b, head, from, smaller(from + row->stretch_tokens, row->visible), partial, scratch);
+        attend(plan, b, head, from, to, partial, scratch);
         if (__atomic_sub_fetch(&plan->unfinished[at], 1, __ATOMIC_ACQ_REL) == 0)
             merge(plan, partial - stretch * partial_floats(plan), row->stretches,
                   job->out + at * plan->query_rows * job->head_dim);
@@ -448,6 +328,7 @@ enum outcome decode(struct job *job)
 {
     struct plan plan = {.job = job, .query_rows = job->group * job->tokens};
     int64_t heads = job->batch * job->kv_heads, threads = job->team.start ? job->team.threads : 1;
+    int64_t bytes = 0, row_bytes = job->head_dim * storage_bytes(job->type);
     enum outcome outcome = NO_MEMORY;
     plan.padded = rounded_up(job->head_dim, LANES);
     plan.scratch_floats = (plan.query_rows + 2 * TILE) * plan.padded;
@@ -458,6 +339,7 @@ enum outcome decode(struct job *job)
     for (int64_t b = 0; b < job->batch; b++) {
         plan.rows[b] = cut(job, job->lengths[b], plan.tasks);
         plan.tasks += job->kv_heads * plan.rows[b].stretches;
+        bytes += 2 * job->kv_heads * plan.rows[b].visible * row_bytes;
         for (int64_t head = 0; head < job->kv_heads; head++)
             plan.unfinished[b * job->kv_heads + head] = plan.rows[b].stretches;
         if (!check_pages(job, &plan.rows[b], b)) {
@@ -468,7 +350,7 @@ enum outcome decode(struct job *job)
     plan.scratch = malloc(threads * plan.scratch_floats * sizeof *plan.scratch);
     plan.partials = malloc(plan.tasks * partial_floats(&plan) * sizeof *plan.partials);
     if (plan.scratch && plan.partials) {
-        run_team(job->team, plan.tasks, work, &plan);
+        run_team(job->team, smaller(plan.tasks, 1 + bytes / BYTES_PER_THREAD), work, &plan);
         outcome = DONE;
     }
 end:

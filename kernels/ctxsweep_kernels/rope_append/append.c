@@ -161,8 +161,8 @@ static void store(const struct job *job, int64_t token, float *row, int64_t padd
         narrow_row(job->stored, row, job->head_dim, to);
 }
 
-static void take(const struct job *job, const struct heads *from, int64_t b, int64_t head, int64_t t,
-                 int64_t padded, float *row)
+static void take(const struct job *job, const struct heads *from, int64_t b, int64_t head,
+                 int64_t t, int64_t padded, float *row)
 {
     int64_t at = b * from->batch_stride + head * from->head_stride + t * from->token_stride;
     widen_row(job->given, from->data + at * storage_bytes(job->given), job->head_dim, padded, row);
@@ -173,6 +173,7 @@ static void append_token(const struct job *job, int64_t b, int64_t t, float *scr
     int64_t position = job->starts[b] + t, padded = rounded_up(job->head_dim, LANES);
     int64_t page = job->table[b * job->table_width + position / job->page_size];
     int64_t side = job->k.heads * job->page_count * job->page_size;
+    int64_t slot = position % job->page_size;
     float *cosine = scratch, *sine = cosine + job->half, *row = sine + job->half;
     size_t row_bytes = job->head_dim * storage_bytes(job->given);
     turn(job, position, cosine, sine);
@@ -183,7 +184,7 @@ static void append_token(const struct job *job, int64_t b, int64_t t, float *scr
         narrow_row(job->given, row, job->head_dim, job->rotated + at * row_bytes);
     }
     for (int64_t head = 0; head < job->k.heads; head++) {
-        int64_t token = (head * job->page_count + page) * job->page_size + position % job->page_size;
+        int64_t token = (head * job->page_count + page) * job->page_size + slot;
         take(job, &job->k, b, head, t, padded, row);
         rotate(row, job->half, cosine, sine);
         store(job, token, row, padded);
