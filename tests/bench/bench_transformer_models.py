@@ -79,7 +79,7 @@ def compare(subjects: Subjects, length: int) -> tuple[PairedTimes, PairedTimes]:
                 theirs(tokens[:, :1], past_key_values=out.past_key_values, use_cache=True)
             out.past_key_values.crop(-DECODE_STEPS)
 
-        rounds = 7 if length <= 8192 else 3
+        rounds = 5 if length <= 8192 else 2
         decode = paired(ours_decode, theirs_decode, 9)
         prefill = paired(
             lambda: ours_prefill(ours, tokens),

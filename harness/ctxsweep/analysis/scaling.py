@@ -37,6 +37,8 @@ CLASSES: dict[int, ScalingClass] = {
     QUADRATIC: "O(n²)",
 }
 SLOPE_OCTAVES = 3
+MATERIAL_DRIFT = 0.05
+"""Drift from which on the evidence names it."""
 UNKNOWN_REL = 0.03
 """Relative error assumed where no point of a series has an interval."""
 EXACT_TOLERANCE = 0.005
@@ -55,6 +57,8 @@ class Points:
     values: tuple[Estimate, ...]
     censored: str = ""
     """Why there are no longer contexts: ``no points beyond 32K: oom``."""
+    drift: float = 0.0
+    """Relative standard deviation from cell to cell that no cell's own samples can show."""
 
     @property
     def n(self) -> Array:
@@ -68,10 +72,10 @@ class Points:
 
     @property
     def rel(self) -> Array:
-        """Relative standard errors ``[N]``; a missing one is the others' median."""
+        """Relative standard errors ``[N]``, drift included; a missing one is their median."""
         errors = np.array([relative_error(v) or np.nan for v in self.values])
         typical = UNKNOWN_REL if np.isnan(errors).all() else float(np.nanmedian(errors))
-        return np.where(np.isnan(errors), typical, errors)
+        return np.hypot(np.where(np.isnan(errors), typical, errors), self.drift)
 
     @property
     def span(self) -> str:
@@ -113,6 +117,8 @@ def _noisy_verdict(points: Points) -> Verdict:
             if rose
             else f"law of {context_label(n[0])} and longer; below it the points follow another"
         )
+    if points.drift > MATERIAL_DRIFT:
+        parts.append(f"the machine drifted by {points.drift:.0%} from cell to cell")
     if phi > 4:
         parts.append(f"points scatter {np.sqrt(phi):.1f} times their own intervals")
     return _make(

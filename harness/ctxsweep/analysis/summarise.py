@@ -26,6 +26,7 @@ from ctxsweep.records import SCHEMA_VERSION, Environment, MemoryReading, Record,
 
 VERDICT_METRICS = ("cache_used_bytes", "itl_s", "prefill_s")
 CROSSOVER_METRICS = ("itl_s", "prefill_s", "held_bytes")
+MIN_SENTINELS = 3
 
 Line = tuple[str, int]
 """A curve of the report: series name and batch size."""
@@ -54,8 +55,9 @@ def summarise(
     values = {key: measure(record) for key, record in latest.items()}
     lines = _lines(cells)
     series = {r.cell.series.name: r.cell.series for r in latest.values()}
+    drift = _drift(sentinels, values)
     curves = [
-        _points(line, rows, metric, values)
+        _points(line, rows, metric, values, drift)
         for metric in dict.fromkeys((*VERDICT_METRICS, *CROSSOVER_METRICS))
         for line, rows in lines.items()
     ]
@@ -75,7 +77,7 @@ def summarise(
             [c for c in with_points if c.metric in CROSSOVER_METRICS],
             lambda metric: METRICS[metric].exact,
         ),
-        drift=_drift(sentinels, values),
+        drift=drift,
         ladder=tuple(c for c in (_ladder(k, rows, values) for k, rows in lines.items()) if c),
         ceilings={r.cell.series.name: r.ceilings for r in latest.values() if r.ceilings},
         environment=environment or next((r.environment for r in cells if r.environment), None),
@@ -109,7 +111,9 @@ def _cell(record: Record, metrics: dict[str, Estimate]) -> CellSummary:
     )
 
 
-def _points(line: Line, rows: list[Record], metric: str, values: Values) -> Points:
+def _points(
+    line: Line, rows: list[Record], metric: str, values: Values, drift: Sequence[Drift]
+) -> Points:
     """One curve: the cells that are ok, one a context, and why it ends where it ends."""
     points: dict[int, Estimate] = {}
     for record in rows:
@@ -124,7 +128,15 @@ def _points(line: Line, rows: list[Record], metric: str, values: Values) -> Poin
         contexts=tuple(points),
         values=tuple(points.values()),
         censored=_censored(rows, max(points, default=0)),
+        drift=max((_log_deviation(d) for d in drift if d.metric == metric), default=0.0),
     )
+
+
+def _log_deviation(drift: Drift) -> float:
+    """How far apart two cells of the same cost came out: the sentinel's standard deviation."""
+    if len(drift.values) < MIN_SENTINELS:
+        return 0.0
+    return float(np.log(drift.values).std(ddof=1))
 
 
 def _censored(rows: list[Record], last: int) -> str:
@@ -228,7 +240,7 @@ def _cache_check(line: Line, rows: list[Record]) -> CacheCheck | None:
 
 
 def _drift(sentinels: Sequence[Record], values: Values) -> tuple[Drift, ...]:
-    """The sentinel cells over the run: decode step where there is one, else prefill."""
+    """The sentinel cells over the run: their decode step and their prefill."""
     groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for record in sentinels:
         if record.status is Status.OK:
@@ -251,7 +263,6 @@ def _drift(sentinels: Sequence[Record], values: Values) -> tuple[Drift, ...]:
                         relative_spread=float(np.ptp(level) / np.median(level)),
                     )
                 )
-                break
     return tuple(result)
 
 
