@@ -50,7 +50,7 @@ def run(make_line: LineMaker, make_record: Maker) -> list[Record]:
     ]
     sentinels = [
         make_record(
-            "mha", 1024, role="sentinel", occurrence=i, step_s=lambda n, i=i: 1e-3 + i * 1e-4
+            "mha", 1024, role="sentinel", occurrence=i, step_s=lambda n, i=i: 1e-3 + i * 1e-5
         )
         for i in range(3)
     ]
@@ -112,9 +112,24 @@ def test_sentinels_are_apart(run: list[Record]) -> None:
     summary = summary_of(run)
     assert len(summary.cells) == 32
     (drift,) = (d for d in summary.drift if d.metric == "itl_s")
-    assert drift.values == pytest.approx((1e-3, 1.1e-3, 1.2e-3))
-    assert drift.relative_spread == pytest.approx(0.2 / 1.1)
+    assert drift.values == pytest.approx((1e-3, 1.01e-3, 1.02e-3))
+    assert drift.relative_spread == pytest.approx(0.02 / 1.01)
     assert list(drift.started_at) == sorted(drift.started_at)
+
+
+def test_a_machine_that_drifts_leaves_times_undecided_and_bytes_decided(
+    run: list[Record], make_record: Maker
+) -> None:
+    steps = (1e-3, 2e-3, 1e-3)
+    sentinels = [
+        make_record("mha", 1024, role="sentinel", occurrence=i, step_s=lambda n, s=step: s)
+        for i, step in enumerate(steps)
+    ]
+    cells = [record for record in run if record.cell.role == "measure"]
+    found = {(v.series, v.metric): v for v in summary_of([*cells, *sentinels]).verdicts}
+    assert found["mha", "itl_s"].scaling == "undecided"
+    assert "drifted by 40% from cell to cell" in found["mha", "itl_s"].evidence
+    assert found["mha", "cache_used_bytes"].scaling == "O(n)"
 
 
 def test_growth_is_the_series_of_the_longest(run: list[Record]) -> None:
