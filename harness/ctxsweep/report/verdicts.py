@@ -31,6 +31,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("itl_s", "Time per generated token", "the time per generated token"),
     Column("prefill_s", "Time to read the context (prefill)", "prefill time"),
 )
+UNSTEADY = 0.15
+"""Relative spread of the sentinel from which on the answer speaks of it."""
 WORDS: dict[ScalingClass, str] = {
     "O(1)": "constant",
     "O(n)": "linear",
@@ -165,14 +167,27 @@ def _two(value: float) -> str:
 
 
 def answer(summary: Summary) -> str:
-    """The question's answer in one sentence, made from the verdicts alone."""
+    """The question's answer, made from the verdicts, and what kept them open."""
     rows = verdict_rows(summary)
     parts = [part for column in COLUMNS if (part := _grouped(column, rows))]
     if not parts:
         return f"Nothing could be judged: {len(failed_cells(summary))} cells have no figures."
     contexts = sorted(cell.context_tokens for cell in summary.cells)
     reach = f"From {TOKENS.text(contexts[0])} to {TOKENS.text(contexts[-1])} tokens of context"
-    return f"{reach}, {'; '.join(parts)}."
+    return f"{reach}, {'; '.join(parts)}.{_unsteady(summary)}"
+
+
+def _unsteady(summary: Summary) -> str:
+    """A sentence more where the sentinel saw the machine change, for that keeps verdicts open."""
+    worst = max(summary.drift, key=lambda drift: drift.relative_spread, default=None)
+    if worst is None or worst.relative_spread < UNSTEADY:
+        return ""
+    unit = unit_of(worst.metric)
+    return (
+        f" The machine was not steady: one and the same cell took {unit.text(min(worst.values))} "
+        f"to {unit.text(max(worst.values))} in the course of the run, and what does not stand out "
+        "from that is undecided."
+    )
 
 
 def _grouped(column: Column, rows: list[VerdictRow]) -> str:
