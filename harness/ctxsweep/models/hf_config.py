@@ -189,7 +189,8 @@ def _mamba2(raw: Json) -> dict[str, Any]:
     _only(raw, "use_bias", False)
     _only(raw, "use_conv_bias", True)
     _only(raw, "rms_norm", True)
-    _only(raw, "time_step_limit", [0.0, float("inf")])
+    # JSON has no infinity; transformers 5 writes the second.
+    _only(raw, "time_step_limit", [0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
     return {
         "mixer": "mamba2",
         **_mamba_stack(raw, tied=False),
