@@ -114,8 +114,9 @@ def query(paths: Sequence[Path], sql: str) -> pl.DataFrame:
         with pl.SQLContext(frames=frames) as context:
             return context.execute(sql, eager=True)
     except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("Resolved plan")[0].strip().rstrip(".")
         raise ValueError(
-            f"query: {error}. There are the tables {', '.join(makers)}; "
+            f"query: {reason}. There are the tables {', '.join(makers)}; "
             "'select * from cells limit 1' shows the columns"
         ) from error
 

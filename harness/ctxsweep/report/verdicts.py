@@ -179,7 +179,9 @@ def answer(summary: Summary) -> str:
 
 def _unsteady(summary: Summary) -> str:
     """A sentence more where the sentinel saw the machine change, for that keeps verdicts open."""
-    worst = max(summary.drift, key=lambda drift: drift.relative_spread, default=None)
+    open_ = {v.metric for v in summary.verdicts if v.scaling == "undecided" and v.bic}
+    drifts = [drift for drift in summary.drift if drift.metric in open_]
+    worst = max(drifts, key=lambda drift: drift.relative_spread, default=None)
     if worst is None or worst.relative_spread < UNSTEADY:
         return ""
     unit = unit_of(worst.metric)
