@@ -37,6 +37,21 @@ def test_several_climbs_give_their_median(make_record: Maker) -> None:
     assert estimate.n == 3
 
 
+def test_two_climbs_far_apart_leave_an_interval_above_zero(make_record: Maker) -> None:
+    slow, fast = make_record("gqa", 4096), make_record("gqa", 4096)
+    again = tuple(
+        s.model_copy(update={"repeat": 7, "wall_s": s.wall_s * 25})
+        for s in slow.samples
+        if s.phase == "prefill"
+    )
+    both = fast.model_copy(update={"samples": (*fast.samples, *again)})
+    found = measure(both)
+    for name in ("prefill_s", "prefill_tps", "mfu_prefill"):
+        estimate = found[name]
+        assert estimate.low is not None and estimate.high is not None
+        assert 0 < estimate.low < estimate.value < estimate.high
+
+
 def test_a_climb_with_a_gap_does_not_count(make_record: Maker) -> None:
     record = make_record(context=2048)
     torn = record.model_copy(update={"samples": record.samples[1:]})

@@ -50,7 +50,7 @@ class Subject(NamedTuple):
 
     name: str
     ours: Prefill
-    library: Prefill
+    theirs: Prefill
 
 
 @contextmanager
@@ -149,8 +149,8 @@ def measure(name: str, rounds: int = 3) -> list[Row]:
     with fixed_threads(THREADS):
         subject = SUBJECTS[name](tokens)
         ours = _at_best(subject.ours)
-        ways = {"one call": partial(subject.library, TOKENS)}
-        ways["best segments"] = _at_best(subject.library)
+        ways = {"one call": partial(subject.theirs, TOKENS)}
+        ways["best segments"] = _at_best(subject.theirs)
         return [_compare(f"{subject.name}, {way}", ours, ways[way], rounds) for way in ways]
 
 

@@ -27,6 +27,7 @@ from ctxsweep.records import MemoryReading, Record
 
 MIN_TOKENS_FOR_P99 = 100
 JITTER_FREEDOM = 4
+MIN_FREEDOM = 2
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def prefill_s(record: Record) -> Estimate | None:
 
     One climb: the interval is the jitter of its chunks (block bootstrap). A few: their scatter,
     moderated by that jitter as if it were worth ``JITTER_FREEDOM`` climbs more (a t interval
-    with the degrees of freedom of both, after Smyth 2004). From 6 on: order statistics.
+    with the degrees of freedom of both, after Smyth 2004; of the logarithms, for a time cannot
+    reach zero; none from two climbs too short to show jitter). From 6 on: order statistics.
     """
     complete = climbs(record)
     if not complete:
@@ -66,12 +68,15 @@ def prefill_s(record: Record) -> Estimate | None:
         return median_estimate(totals)
     widths = [e.high - e.low for e in each if e.high is not None and e.low is not None]
     prior = JITTER_FREEDOM if widths else 0
-    jitter = max(widths, default=0.0) / (2 * Z95)
-    freedom = prior + len(totals) - 1
-    squares = prior * jitter**2 + (len(totals) - 1) * totals.var(ddof=1)
-    error = float(student_t.ppf(0.975, freedom) * np.sqrt(squares / freedom / len(totals)))
     value = float(np.median(totals))
-    return Estimate(value=value, low=value - error, high=value + error, n=len(totals))
+    jitter = max(widths, default=0.0) / (2 * Z95 * value)
+    freedom = prior + len(totals) - 1
+    if freedom < MIN_FREEDOM:
+        return Estimate(value=value, n=len(totals))
+    squares = prior * jitter**2 + (len(totals) - 1) * np.log(totals).var(ddof=1)
+    error = student_t.ppf(0.975, freedom) * np.sqrt(squares / freedom / len(totals))
+    factor = float(np.exp(error))
+    return Estimate(value=value, low=value / factor, high=value * factor, n=len(totals))
 
 
 def itl_s(record: Record) -> Estimate | None:
