@@ -13,7 +13,7 @@ ScalingClass = Literal["O(1)", "O(n)", "O(n²)", "undecided"]
 
 
 class Estimate(Frozen):
-    """A median with its interval; ``n`` samples. ``low`` and ``high`` are None where there is no interval."""
+    """A median of ``n`` samples; ``low`` and ``high`` are None where there is no interval."""
 
     value: float
     low: float | None = None
