@@ -7,9 +7,11 @@ here can be asked.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,36 +26,53 @@ C_SOURCES = {
     "paged_decode_attention": _HERE / "paged_decode" / "decode.c",
     "rope_append": _HERE / "rope_append" / "append.c",
 }
+TRITON_OPS = frozenset(
+    {
+        "causal_conv1d",
+        "paged_decode_attention",
+        "paged_prefill_attention",
+        "retention",
+        "rope_append",
+        "selective_scan",
+        "selective_state_update",
+        "sliding_window_attention",
+        "ssd_chunk_scan",
+        "wkv7",
+    }
+)
 
 
 class UnsupportedImplementation(ValueError):
     """The implementation asked for does not exist for this op, or cannot run here."""
 
 
-def choose(impl: Impl, op: str = "", devices: Iterable[torch.device] = ()) -> str:
+def choose(impl: Impl, op: str, devices: Iterable[torch.device], unfit: str | None = None) -> str:
     """Name the implementation of `op` that runs on tensors of these devices.
 
-    `"auto"` takes C where the op has a C file, all tensors are on the CPU and the file compiles;
-    a compiler that fails is reported by a warning, once.
+    `"auto"` takes Triton where all tensors are on a GPU and Triton is installed; C where the op has
+    a C file, all tensors are on the CPU and the file compiles; torch otherwise. A compiler that
+    fails is reported by a warning, once. unfit: why the Triton kernel cannot take these arguments.
 
     Raises:
         UnsupportedImplementation: the op has no such implementation, or it cannot run here.
         ValueError: `impl` is not a name that any op knows.
     """
-    if impl == "torch":
-        return impl
     if impl not in get_args(Impl):
         raise ValueError(f"impl={impl!r} is unknown; use one of {', '.join(get_args(Impl))}")
-    if impl == "triton":
-        has = "torch, c" if op in C_SOURCES else "torch"
-        raise UnsupportedImplementation(
-            f"impl='triton' is not available for this op on these tensors; "
-            f"available: {has} (or 'auto')"
-        )
-    obstacle = _obstacle_to_c(op, devices)
-    if impl == "c" and obstacle is not None:
-        raise UnsupportedImplementation(f"impl='c' is not available: {obstacle}")
-    return "c" if obstacle is None else "torch"
+    devices = list(devices)
+    obstacles = {
+        "triton": lambda: unfit or _obstacle_to_triton(op, devices),
+        "c": lambda: _obstacle_to_c(op, devices),
+        "torch": lambda: None,
+    }
+    if impl == "auto":
+        kinds = {device.type for device in devices}
+        order = ("triton", "torch") if kinds == {"cuda"} else ("c", "torch")
+        return next(name for name in order if obstacles[name]() is None)
+    obstacle = obstacles[impl]()
+    if obstacle is not None:
+        raise UnsupportedImplementation(f"impl={impl!r} is not available for {op}: {obstacle}")
+    return impl
 
 
 def implementation_in_use(op: str, device: torch.device | str = "cpu") -> str:
@@ -61,7 +80,33 @@ def implementation_in_use(op: str, device: torch.device | str = "cpu") -> str:
     return choose("auto", op, [torch.device(device)])
 
 
-def _obstacle_to_c(op: str, devices: Iterable[torch.device]) -> str | None:
+def interpreting() -> bool:
+    """Whether Triton kernels defined in this process run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def _obstacle_to_triton(op: str, devices: list[torch.device]) -> str | None:
+    if op not in TRITON_OPS:
+        return "this op has no Triton kernel; use impl='torch'"
+    if not _has_triton():
+        return "triton is not installed; pip install triton"
+    kinds = {device.type for device in devices}
+    if interpreting() and kinds == {"cpu"}:
+        return None
+    if kinds != {"cuda"}:
+        return (
+            f"it needs all tensors on one GPU (they are on: {', '.join(sorted(kinds))}), or "
+            "TRITON_INTERPRET=1 in the environment before Python starts, which is slow"
+        )
+    return None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _obstacle_to_c(op: str, devices: list[torch.device]) -> str | None:
     if op not in C_SOURCES:
         return "this op has no C implementation; use impl='torch'"
     if any(device.type != "cpu" for device in devices):

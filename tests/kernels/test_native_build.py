@@ -102,11 +102,11 @@ def test_what_runs_can_be_asked() -> None:
 
     for op in C_SOURCES:
         assert implementation_in_use(op) == "c"
-        assert implementation_in_use(op, "cuda") == "torch"
+        assert implementation_in_use(op, "cuda") == "triton"
         with pytest.raises(UnsupportedImplementation, match="on the CPU; move them"):
             choose("c", op, [torch.device("cpu"), torch.device("cuda")])
     assert implementation_in_use("wkv7") == "torch"
     with pytest.raises(UnsupportedImplementation, match="no C implementation"):
-        choose("c", "wkv7")
+        choose("c", "wkv7", [torch.device("cpu")])
     with pytest.raises(ValueError, match="unknown; use one of auto, torch, c, triton"):
-        choose("cuda", "wkv7")
+        choose("cuda", "wkv7", [torch.device("cpu")])

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_cache.storage import STORAGE_DTYPES
 from ctxsweep_kernels.paged_decode import MAX_DECODE_TOKENS, paged_decode_attention
@@ -256,10 +255,3 @@ def test_decode_takes_a_few_tokens_only() -> None:
     q = case.last(0, MAX_DECODE_TOKENS + 1)
     with pytest.raises(ValueError, match="use paged_prefill_attention"):
         paged_decode_attention(q, case.cache, case.table, torch.tensor([64]))
-
-
-@pytest.mark.parametrize("op", [paged_prefill_attention, paged_decode_attention])
-def test_triton_is_never_replaced_in_silence(op: Any) -> None:
-    case = Case([64])
-    with pytest.raises(UnsupportedImplementation, match="available: torch"):
-        op(case.last(0, 4), case.cache, case.table, torch.tensor([64]), impl="triton")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.selective_scan import selective_scan
 from ctxsweep_kernels.selective_state_update import selective_state_update
 from ctxsweep_kernels.selective_state_update.reference import selective_state_update_reference
@@ -83,8 +82,3 @@ def test_steps_continue_a_scan(make, scan) -> None:
 def test_bad_arguments_are_named(make, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         selective_state_update(**{**make(), **change})
-
-
-def test_triton_is_refused_rather_than_replaced() -> None:
-    with pytest.raises(UnsupportedImplementation):
-        selective_state_update(**mamba1(), impl="triton")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.sliding_window import sliding_window_attention
 from ctxsweep_kernels.sliding_window.reference import attention_reference
 from ctxsweep_kernels.testing import RAGGED_LENGTHS, assert_within, budget
@@ -103,8 +102,3 @@ def test_bad_arguments(change: dict, message: str) -> None:
     q, k, v = inputs(8, torch.float32)
     with pytest.raises(ValueError, match=message):
         sliding_window_attention(**({"q": q, "k": k, "v": v} | change))
-
-
-def test_triton_is_never_replaced_in_silence() -> None:
-    with pytest.raises(UnsupportedImplementation, match="available: torch"):
-        sliding_window_attention(*inputs(8, torch.float32), impl="triton")

@@ -49,5 +49,5 @@ def causal_conv1d(
         )
     if activation not in ("silu", None):
         raise ValueError(f"{op}: activation must be 'silu' or None, got {activation!r}")
-    choose(impl)
+    choose(impl, op, [tensor.device for tensor in (x, state)])
     return causal_conv1d_torch(x, weight, bias, state, activation)

@@ -50,5 +50,6 @@ def paged_prefill_attention(
     )
     check_table(q, cache, block_table)
     rows = checked_lengths(lengths, q, cache, block_table)
-    choose(impl)
+    devices = [x.device for x in (q, cache.pages, block_table, lengths)]
+    choose(impl, "paged_prefill_attention", devices)
     return paged_prefill_torch(q, cache, block_table, rows, rule)

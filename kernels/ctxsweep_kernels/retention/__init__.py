@@ -52,5 +52,5 @@ def retention(
     )
     check_state_dtype(op, state)
     check_chunk(op, chunk)
-    choose(impl)
+    choose(impl, op, [tensor.device for tensor in (q, state)])
     return retention_torch(q, k, v, log_gamma, state, chunk)

@@ -55,5 +55,5 @@ def selective_scan(
         D=(D, "Dm"),
     )
     check_state_dtype(op, state)
-    choose(impl)
+    choose(impl, op, [tensor.device for tensor in (u, state)])
     return selective_scan_torch(u, dt, A, B, C, state, D)

@@ -72,6 +72,6 @@ def selective_state_update(
     check_state_dtype(op, state)
     if not state.is_contiguous():
         raise ValueError(f"{op}: state is changed in place and must be contiguous")
-    choose(impl)
+    choose(impl, op, [tensor.device for tensor in (state, x)])
     update = update_channels if state.ndim == 3 else update_heads
     return update(state, x, dt, A, B, C, D, out=state), state

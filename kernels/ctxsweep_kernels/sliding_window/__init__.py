@@ -56,5 +56,5 @@ def sliding_window_attention(
         alibi_slopes=alibi_slopes,
         softcap=softcap,
     )
-    choose(impl)
+    choose(impl, "sliding_window_attention", [x.device for x in (q, k, v)])
     return sliding_window_torch(q, k, v, rule)

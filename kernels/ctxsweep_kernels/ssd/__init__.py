@@ -62,5 +62,5 @@ def ssd_chunk_scan(
         raise ValueError(f"{op}: {sizes['G']} groups do not divide {sizes['H']} heads")
     check_state_dtype(op, state)
     check_chunk(op, chunk)
-    choose(impl)
+    choose(impl, op, [tensor.device for tensor in (x, state)])
     return ssd_chunk_scan_torch(x, dt, A, B, C, state, D, chunk)

@@ -63,5 +63,5 @@ def wkv7(
     )
     check_state_dtype(op, state)
     check_chunk(op, chunk, most=MAX_CHUNK)
-    choose(impl)
+    choose(impl, op, [tensor.device for tensor in (r, state)])
     return wkv7_torch(r, log_w, k, v, a, b, state, chunk)
