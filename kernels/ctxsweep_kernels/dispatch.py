@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +44,9 @@ TRITON_OPS = frozenset(
 )
 
 
+_seen: ContextVar[dict[str, str] | None] = ContextVar("seen", default=None)
+
+
 class UnsupportedImplementation(ValueError):
     """The implementation asked for does not exist for this op, or cannot run here."""
 
@@ -68,16 +73,33 @@ def choose(impl: Impl, op: str, devices: Iterable[torch.device], unfit: str | No
     if impl == "auto":
         kinds = {device.type for device in devices}
         order = ("triton", "torch") if kinds == {"cuda"} else ("c", "torch")
-        return next(name for name in order if obstacles[name]() is None)
+        return _noted(op, next(name for name in order if obstacles[name]() is None))
     obstacle = obstacles[impl]()
     if obstacle is not None:
         raise UnsupportedImplementation(f"impl={impl!r} is not available for {op}: {obstacle}")
-    return impl
+    return _noted(op, impl)
 
 
-def implementation_in_use(op: str, device: torch.device | str = "cpu") -> str:
-    """What `impl="auto"` runs for `op` on `device`; compiles the op's C file if that is due."""
-    return choose("auto", op, [torch.device(device)])
+def implementation_in_use(op: str, device: torch.device | str = "cpu", impl: Impl = "auto") -> str:
+    """What `impl` runs for `op` on `device`; compiles the op's C file if that is due."""
+    return choose(impl, op, [torch.device(device)])
+
+
+@contextmanager
+def noting(seen: dict[str, str]) -> Iterator[None]:
+    """Inside, `seen` is told the implementation of every op that runs."""
+    token = _seen.set(seen)
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+
+
+def _noted(op: str, implementation: str) -> str:
+    seen = _seen.get()
+    if seen is not None:
+        seen[op] = implementation
+    return implementation
 
 
 def interpreting() -> bool:

@@ -35,6 +35,7 @@ TORCH_DTYPES = {
     "fp8_e5m2": "float8_e5m2",
     "int8": "int8",
 }
+IMPLS = ("auto", "torch", "triton")
 
 
 class NativeBackend:
@@ -59,7 +60,8 @@ class NativeBackend:
         self._device = torch.device(limits.device)
         self._token_by_token = series.prefill_chunk == "recurrent"
         self._next: torch.Tensor | None = None
-        self._implementations = _implementations(config, self._device)
+        model.impl = series.options.get("impl", "auto")
+        self._implementations = _implementations(model, self._device)
         dtype, kv_dtype = _torch_dtype(series.dtype), _torch_dtype(_kv_dtype(series))
         self._state = model.new_state(
             StateSpec(
@@ -87,10 +89,13 @@ class NativeBackend:
             raise InvalidSeries(
                 "prefill_chunk", f"{chunk} must be at least 1, 'whole' or 'recurrent'"
             )
-        if series.options:
-            raise InvalidSeries(
-                "options", f"'{next(iter(series.options))}' is unknown; native has no options"
-            )
+        for name, value in series.options.items():
+            if name != "impl":
+                raise InvalidSeries("options", f"'{name}' is unknown; native has one, impl")
+            if value not in IMPLS:
+                raise InvalidSeries(
+                    "options.impl", f"'{value}' is unknown; use one of {', '.join(IMPLS)}"
+                )
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
@@ -133,7 +138,10 @@ class NativeBackend:
     def _forward(self, tokens: torch.Tensor) -> None:
         import torch
 
-        with torch.inference_mode(), _out_of_memory(f"at {self._state.length} tokens"):
+        from ctxsweep_kernels.dispatch import noting
+
+        doing = f"at {self._state.length} tokens"
+        with torch.inference_mode(), _out_of_memory(doing), noting(self._implementations):
             logits = self._model(tokens, self._state)
             self._next = logits.argmax(dim=-1, keepdim=True)
 
@@ -225,11 +233,14 @@ def _check_limits(config: ModelConfig, limits: Limits) -> None:
         )
 
 
-def _implementations(config: ModelConfig, device: torch.device) -> dict[str, str]:
-    """What runs the ops that have more than one; asked at load, since asking may compile one."""
-    from ctxsweep_kernels.dispatch import C_SOURCES, implementation_in_use
+def _implementations(model: LanguageModel, device: torch.device) -> dict[str, str]:
+    """What will run each op; asked at load, since asking may compile one."""
+    from ctxsweep_kernels.dispatch import UnsupportedImplementation, implementation_in_use
 
-    return {op: implementation_in_use(op, device) for op in C_SOURCES if config.attention}
+    try:
+        return {op: implementation_in_use(op, device, model.impl) for op in model.ops}
+    except UnsupportedImplementation as problem:
+        raise Unsupported(str(problem), "Leave options.impl out, or set it to torch") from problem
 
 
 def _storage(series: Series) -> Storage:

@@ -57,6 +57,8 @@ class AttentionState:
 class AttentionMixer(Mixer):
     """Projections (q, k and v in one matrix), rotary positions, attention over the cache."""
 
+    ops = ("rope_append", "paged_prefill_attention", "paged_decode_attention")
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         assert config.attention is not None
@@ -90,7 +92,9 @@ class AttentionMixer(Mixer):
         table, cache = state.table, state.cache
         heads = self.qkv(x).unflatten(-1, (-1, self.section.head_dim)).transpose(1, 2)
         q, k, v = heads.split(self.sizes, dim=1)
-        q = rope_append(q, k, v, cache, table.block_table, table.starts, self.frequencies)
+        q = rope_append(
+            q, k, v, cache, table.block_table, table.starts, self.frequencies, impl=step.impl
+        )
         few = x.shape[1] <= MAX_DECODE_TOKENS
         attend = paged_decode_attention if few else paged_prefill_attention
         y = attend(
@@ -100,5 +104,6 @@ class AttentionMixer(Mixer):
             table.lengths,
             window=self.section.window,
             alibi_slopes=self.slopes,
+            impl=step.impl,
         )
         return self.out(y.transpose(1, 2).flatten(2))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ctxsweep.models.cache import PageTable, TableMark
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, norm
+from ctxsweep_kernels.dispatch import Impl
 
 # mixer name -> "module:class"; a class takes (config, layer index)
 MIXERS = {
@@ -143,6 +144,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
+        self.impl: Impl = "auto"  # what every op of every layer is asked for
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.attention is not None and config.attention.position == "learned"
         self.positions = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
@@ -154,6 +156,12 @@ class LanguageModel(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
+
+    @property
+    def ops(self) -> list[str]:
+        """The ops of ``ctxsweep_kernels`` that the layers call."""
+        mixers = [part for part in self.modules() if isinstance(part, Mixer)]
+        return sorted({op for mixer in mixers for op in mixer.ops})
 
     def new_state(self, spec: StateSpec) -> ModelState:
         """An empty state for a batch."""
@@ -173,7 +181,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, state: ModelState, all_logits: bool = False) -> Tensor:
         """``tokens [B, T]`` to logits of the last token ``[B, V]``, or of all ``[B, T, V]``."""
         state.begin(tokens.shape[1])
-        step = Step(start=state.length)
+        step = Step(start=state.length, impl=self.impl)
         x = self.embedding(tokens)
         if self.positions is not None:
             last = state.length + tokens.shape[1]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ctxsweep.models.cache import PageTable
 from ctxsweep.models.config import ModelConfig
+from ctxsweep_kernels.dispatch import Impl
 
 
 class LayerState(Protocol):
@@ -37,10 +38,12 @@ class LayerState(Protocol):
 class Step:
     """One call of the whole model: what its layers share on the way up.
 
-    ``carry`` is scratch that a lower layer leaves for the upper ones (RWKV-7's first values).
+    ``carry`` is scratch that a lower layer leaves for the upper ones (RWKV-7's first values);
+    ``impl`` is the implementation that the ops are asked for.
     """
 
     start: int
+    impl: Impl = "auto"
     carry: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -64,8 +67,11 @@ class StateSpec:
 class Mixer(nn.Module):
     """A part that mixes along the context: attention, a state-space model, a recurrence.
 
-    Stateful feed-forward blocks (RWKV-7's channel mix) are mixers too.
+    Stateful feed-forward blocks (RWKV-7's channel mix) are mixers too. ``ops`` names the ops of
+    ``ctxsweep_kernels`` that it calls.
     """
+
+    ops: tuple[str, ...] = ()
 
     def new_state(self, spec: StateSpec) -> LayerState:
         """An empty state for ``spec.batch_size`` sequences."""

@@ -20,6 +20,8 @@ class Mamba1Mixer(Mixer):
     and shapes that transformers gives them.
     """
 
+    ops = ("causal_conv1d", "selective_scan", "selective_state_update")
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         section = config.mamba
@@ -53,16 +55,16 @@ class Mamba1Mixer(Mixer):
     def forward(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         assert isinstance(state, TensorState)
         u, gate = self.in_proj(x).chunk(2, dim=-1)
-        u = self.conv1d(u, state.tensors["conv"])
+        u = self.conv1d(u, state.tensors["conv"], step.impl)
         sizes = [self.dt_rank, self.state_size, self.state_size]
         dt, B, C = self.x_proj(u).split(sizes, dim=-1)
         dt = F.softplus(self.dt_proj(dt))
         A, ssm = self.A_log.exp().neg_(), state.tensors["ssm"]
         if x.shape[1] == 1:
             now = (t[:, 0] for t in (u, dt))
-            y, _ = selective_state_update(ssm, *now, A, B[:, 0], C[:, 0], self.D)
+            y, _ = selective_state_update(ssm, *now, A, B[:, 0], C[:, 0], self.D, step.impl)
             y = y[:, None]
         else:
-            y, last = selective_scan(u, dt, A, B, C, ssm, self.D)
+            y, last = selective_scan(u, dt, A, B, C, ssm, self.D, step.impl)
             ssm.copy_(last)
         return self.out_proj(F.silu(gate).mul_(y))

@@ -20,6 +20,8 @@ class Mamba2Mixer(Mixer):
     names and shapes that transformers gives them.
     """
 
+    ops = ("causal_conv1d", "ssd_chunk_scan", "selective_state_update")
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         section = config.mamba
@@ -53,15 +55,16 @@ class Mamba2Mixer(Mixer):
     def forward(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         assert isinstance(state, TensorState)
         gate, conv_in, dt = self.in_proj(x).split(self.in_sizes, dim=-1)
-        u, B, C = self.conv1d(conv_in, state.tensors["conv"]).split(self.conv_sizes, dim=-1)
+        mixed = self.conv1d(conv_in, state.tensors["conv"], step.impl)
+        u, B, C = mixed.split(self.conv_sizes, dim=-1)
         u = u.unflatten(-1, (self.heads, self.head_dim))
         B, C = (t.unflatten(-1, (self.groups, self.state_size)) for t in (B, C))
         dt = F.softplus(dt + self.dt_bias)
         A, ssm = self.A_log.exp().neg_(), state.tensors["ssm"]
         if x.shape[1] == 1:
             now = (t[:, 0] for t in (u, dt))
-            y, _ = selective_state_update(ssm, *now, A, B[:, 0], C[:, 0], self.D)
+            y, _ = selective_state_update(ssm, *now, A, B[:, 0], C[:, 0], self.D, step.impl)
         else:
-            y, last = ssd_chunk_scan(u, dt, A, B, C, ssm, self.D)
+            y, last = ssd_chunk_scan(u, dt, A, B, C, ssm, self.D, impl=step.impl)
             ssm.copy_(last)
         return self.out_proj(self.norm(F.silu(gate).mul_(y.reshape(gate.shape))))

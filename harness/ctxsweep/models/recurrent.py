@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ctxsweep.models.layers import StateSpec
 from ctxsweep_kernels.causal_conv import causal_conv1d
+from ctxsweep_kernels.dispatch import Impl
 
 
 def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -34,9 +35,9 @@ class CausalConv(nn.Module):
         shape = (spec.batch_size, kernel - 1, channels)
         return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
 
-    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: Tensor, impl: Impl) -> Tensor:
         """``x [B, T, channels]`` to the same shape; ``state`` is advanced in place."""
-        y, last = causal_conv1d(x, self.weight[:, 0], self.bias, state, activation="silu")
+        y, last = causal_conv1d(x, self.weight[:, 0], self.bias, state, "silu", impl)
         state.copy_(last)
         return y
 

@@ -18,6 +18,8 @@ class RetentionMixer(Mixer):
     State: ``[B, H, K, V]``.
     """
 
+    ops = ("retention",)
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         section = config.retention
@@ -59,7 +61,7 @@ class RetentionMixer(Mixer):
         q, k = self._rotate(qk.unflatten(-1, (2, self.heads, self.key_dim)), turns)
         v = v.unflatten(-1, (self.heads, self.value_dim))
         kv = state.tensors["kv"]
-        y, last = retention(q, k * self.key_dim**-0.5, v, decay, kv)
+        y, last = retention(q, k * self.key_dim**-0.5, v, decay, kv, impl=step.impl)
         kv.copy_(last)
         rows = y.reshape(-1, self.sizes[1])
         y = F.group_norm(rows, self.heads, self.norm_weight, self.norm_bias, self.eps)

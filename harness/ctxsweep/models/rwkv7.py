@@ -54,6 +54,8 @@ class Rwkv7Mixer(Mixer):
     in the order r, k, v (, decay, rate, gate), so that one call serves all of them.
     """
 
+    ops = ("wkv7",)
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         section = config.rwkv7
@@ -116,7 +118,7 @@ class Rwkv7Mixer(Mixer):
         k = torch.lerp(k, k * rate, self.rate_scale)
         r, k, v, rate, log_decay = (t.view(heads) for t in (r, k, v, rate, log_decay))
         wkv = state.tensors["wkv"]
-        y, last = wkv7(r, log_decay, k, v, -removal, removal * rate, wkv)
+        y, last = wkv7(r, log_decay, k, v, -removal, removal * rate, wkv, impl=step.impl)
         wkv.copy_(last)
         y = self._norm(y) + (r * k * self.bonus).sum(-1, keepdim=True) * v
         return self.out_proj(y.view(x.shape) * self.gate(mixed_gate))
