@@ -9,12 +9,12 @@ READY_TO_RUN := .venv/.ready-to-run
 READY_TO_TEST := .venv/.ready-to-test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report test bench lint schema clean
+.PHONY: help setup sweep report test test-gpu bench lint schema clean
 
 help: ## show this list
 	@echo 'What a longer context costs, on this architecture and this machine.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make sweep SCENARIO=smoke ARGS="--contexts 1k-8k*2 --series gqa,mamba2"'
 
@@ -29,6 +29,9 @@ report: $(READY_TO_RUN) ## write a run's report again: RUN=results/long_ctx/... 
 
 test: $(READY_TO_TEST) ## run the tests on all cores: ARGS="-k scenario"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
+
+test-gpu: $(READY_TO_TEST) ## run the tests of the Triton kernels on a CUDA device
+	@CTXSWEEP_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu $(ARGS)
 
 bench: $(READY_TO_TEST) ## measure the speed ratios, alone on the machine: ARGS="-k decode"
 	@$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' \

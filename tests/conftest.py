@@ -1,4 +1,7 @@
-"""Without a GPU, Triton kernels run in its interpreter: chosen before they are defined."""
+"""Triton kernels in tests: on the GPU where there is one, else in Triton's interpreter.
+
+Which of the two must be chosen before a kernel is defined, so it is chosen here.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,26 @@ import os
 import pytest
 import torch
 
-if not torch.cuda.is_available():
+HAS_GPU = torch.cuda.is_available()
+if HAS_GPU:
+    os.environ.pop("TRITON_INTERPRET", None)
+else:
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """Where the Triton kernels run: on the GPU if there is one, else interpreted on the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where the Triton kernels run."""
+    return torch.device("cuda" if HAS_GPU else "cpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CTXSWEEP_REQUIRE_GPU") and not HAS_GPU:
+        raise pytest.UsageError("torch finds no CUDA device, so there is nothing to test on one")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for `device` is what `make test-gpu` runs."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
