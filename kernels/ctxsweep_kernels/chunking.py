@@ -10,6 +10,8 @@ import torch
 
 LOG2E = math.log2(math.e)  # decays are kept in powers of two: exp2 is the cheaper function
 
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def whole_and_tail(tokens: int, chunk: int) -> Iterator[tuple[slice, int]]:
     """Cut `tokens` into the span of whole chunks and the ragged tail, as (span, chunk length).
@@ -63,6 +65,14 @@ def check_state_dtype(op: str, state: torch.Tensor) -> None:
     """
     if state.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{op}: state must be float32 (or float64), got {state.dtype}")
+
+
+def unfit_dtypes(**arguments: torch.Tensor | None) -> str | None:
+    """Why the Triton kernels, which compute in float32, cannot take these arguments, if so."""
+    for name, tensor in arguments.items():
+        if tensor is not None and tensor.dtype not in KERNEL_DTYPES:
+            return f"{name} is {tensor.dtype} and it computes in float32; use impl='torch'"
+    return None
 
 
 def check_chunk(op: str, chunk: int, most: int | None = None) -> None:
