@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from ctxsweep_kernels.causal_conv import causal_conv1d
 from ctxsweep_kernels.causal_conv.cpu import SEGMENT
 from ctxsweep_kernels.causal_conv.reference import causal_conv1d_reference
-from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     assert_within_budget,
@@ -126,8 +125,3 @@ def test_memory_stays_that_of_the_output() -> None:
 def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         causal_conv1d(**{**make_inputs(10), **change})
-
-
-def test_triton_is_refused_rather_than_replaced() -> None:
-    with pytest.raises(UnsupportedImplementation):
-        causal_conv1d(**make_inputs(10), impl="triton")

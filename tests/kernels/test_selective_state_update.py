@@ -54,6 +54,19 @@ def test_one_step_matches_the_oracle(make, dtype: torch.dtype, skip: bool) -> No
     assert_within_budget(state, oracle[1], plain[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [mamba1, mamba2])
+def test_a_narrow_state_is_updated_in_float32(make, dtype: torch.dtype) -> None:
+    inputs = make()
+    inputs["state"] = inputs["state"].to(dtype)
+    oracle = selective_state_update_reference(**{n: t.double() for n, t in inputs.items()})
+    plain = selective_state_update_reference(**{n: t.float() for n, t in inputs.items()})
+    y, state = selective_state_update(**inputs)
+    assert state is inputs["state"] and state.dtype == dtype
+    assert_within_budget(y, oracle[0], plain[0])
+    assert_within_budget(state, oracle[1], plain[1])
+
+
 @pytest.mark.parametrize(("make", "scan"), [(mamba1, selective_scan), (mamba2, ssd_chunk_scan)])
 def test_steps_continue_a_scan(make, scan) -> None:
     inputs, tokens = make(), 9
@@ -76,7 +89,7 @@ def test_steps_continue_a_scan(make, scan) -> None:
         (mamba1, {"state": torch.ones(3, 8, 24).mT}, "must be contiguous"),
         (mamba2, {"x": torch.ones(3, 16, 4)}, r"x must be \[B, H, P\] = \[3, 4, 16\]"),
         (mamba2, {"B": torch.ones(3, 3, 8), "C": torch.ones(3, 3, 8)}, "3 groups do not divide"),
-        (mamba2, {"state": torch.ones(3, 4, 16, 8).bfloat16()}, "state must be float32"),
+        (mamba2, {"state": torch.ones(3, 4, 16, 8).int()}, "state must be float32, bfloat16 or"),
     ],
 )
 def test_bad_arguments_are_named(make, change: dict[str, object], message: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_shapes, check_state_dtype
+from ctxsweep_kernels.chunking import check_shapes, unfit_dtypes
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.selective_state_update.cpu import update_channels, update_heads
 
 __all__ = ["selective_state_update"]
 
+STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CHANNELS = {
     "state": "B Dm N",
     "x": "B Dm",
@@ -51,10 +52,12 @@ def selective_state_update(
     | Mamba-1 | `[B, Dm, N]` | `[B, Dm]` | `[B, Dm]` | `[Dm, N]` | `[B, N]` | `[Dm]` |
     | Mamba-2 | `[B, H, P, N]` | `[B, H, P]` | `[B, H]` | `[H]` | `[B, G, N]` | `[H]` |
 
-    y has x's dtype; the state is float32 and contiguous.
+    y has x's dtype; the state is contiguous and float32, or bfloat16 or float16, which are
+    updated in float32 and rounded when stored (y comes from the state before that rounding).
+    There are no gradients.
 
     Raises:
-        ValueError: shapes disagree, G does not divide H, or the state is not float32 or not
+        ValueError: shapes disagree, G does not divide H, or the state is of another dtype or not
             contiguous.
         UnsupportedImplementation: `impl` does not exist for this op.
     """
@@ -69,9 +72,21 @@ def selective_state_update(
     sizes = check_shapes(op, **{name: (given[name], dims) for name, dims in layout.items()})
     if state.ndim == 4 and sizes["H"] % sizes["G"]:
         raise ValueError(f"{op}: {sizes['G']} groups do not divide {sizes['H']} heads")
-    check_state_dtype(op, state)
+    if state.dtype not in STATE_DTYPES:
+        raise ValueError(
+            f"{op}: state must be float32, bfloat16 or float16 (or float64), got {state.dtype}"
+        )
     if not state.is_contiguous():
         raise ValueError(f"{op}: state is changed in place and must be contiguous")
-    choose(impl, op, [tensor.device for tensor in (state, x)])
+    devices = [tensor.device for tensor in given.values() if tensor is not None]
+    if choose(impl, op, devices, unfit=unfit_dtypes(**given)) == "triton":
+        from ctxsweep_kernels.selective_state_update.kernel import update_triton
+
+        return update_triton(state, x, dt, A, B, C, D, out=state), state
     update = update_channels if state.ndim == 3 else update_heads
-    return update(state, x, dt, A, B, C, D, out=state), state
+    if state.dtype in (torch.float32, torch.float64):
+        return update(state, x, dt, A, B, C, D, out=state), state
+    wide = state.float()
+    y = update(wide, x, dt, A, B, C, D, out=wide)
+    state.copy_(wide)
+    return y, state
