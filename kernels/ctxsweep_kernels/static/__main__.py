@@ -28,7 +28,7 @@ def main(path: str, *archs: str) -> None:
             for loop in listing.loops:
                 print(
                     f"   loop of {len(loop)}: loads {loop.load_widths}, "
-                    f"matrix FLOPs per warp {loop.matrix_flops:.0f}\n"
+                    f"matrix FLOPs of the block {loop.matrix_flops(built.num_warps):.0f}\n"
                     f"      {loop.mix}\n      {dict(list(loop.opcodes.items())[:16])}"
                 )
 

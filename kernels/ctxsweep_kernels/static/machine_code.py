@@ -1,8 +1,8 @@
 """Reading machine code: instructions by kind, loops, load widths (NVIDIA SASS, AMD GCN).
 
-A loop is the stretch from a label to a branch back to it; only innermost loops are kept, since the
-time of a kernel is spent there. ptxas unrolls loops, so what an iteration of the source costs is
-found by dividing by the matrix FLOPs, or the bytes, that the loop holds.
+Only innermost loops are kept, since the time of a kernel is spent there. ptxas unrolls loops, so
+what an iteration of the source costs is found by dividing by the matrix FLOPs, or the bytes, that
+the loop holds (`figures.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
+from ctxsweep_kernels.static.loops import Flow, innermost
+
+SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
 SASS_LABEL = re.compile(r"^(\.L_x?_?\w+):")
-GCN = re.compile(r"^\t((?:v|s|ds|global|flat|buffer|scratch)_\w+)\s*(.*)$")
+UNIFORM_CONSTANT = re.compile(r"(UR\d+), 0x([0-9a-f]+)$")
+TARGET = re.compile(r"\.L\w+")
+DESCRIPTOR = re.compile(r"idesc\[(UR\d+)\]")
+GCN = re.compile(r"^\t()((?:v|s|ds|global|flat|buffer|scratch)_\w+)\s*(.*)$")
 GCN_LABEL = re.compile(r"^(\.LBB\w+):")
+
+WIDE = 16  # bytes a lane
+TMA_STANDS_FOR = 64 * WIDE
 
 # The first kind whose pattern matches the opcode's beginning.
 SASS_KINDS = {
@@ -23,12 +31,12 @@ SASS_KINDS = {
     "exponential": r"MUFU",
     "convert": r"F2F|F2I|I2F|FRND|F2FP|I2FP|F2IP",
     "float": r"FFMA|FADD|FMUL|FMNMX|FSEL|FSET|FSWZ|HADD|HMUL|HFMA|HMNMX|HSET|DADD|DMUL|DFMA",
-    "global load": r"LDG|UTMALDG|UBLKCP|LD\.",
-    "global store": r"STG|UTMASTG|RED|UTMARED|ATOMG|ATOM|ST\.",
+    "global load": r"LDG(?!DEPBAR)|UTMALDG|UBLKCP|LD\.",
+    "global store": r"STG|UTMASTG|RED(?!UX)|UTMARED|ATOMG|ATOM|ST\.",
     "local (spill)": r"LDL|STL",
     "shared": r"LDS|STS|LDSM|STSM|ATOMS",
     "tensor memory": r"LDTM|STTM|UTCCP|UTCBAR|UTCATOMSWS",
-    "shuffle": r"SHFL|REDUX|VOTE|MATCH|MOVM|PRMT",
+    "shuffle": r"SHFL|REDUX|VOTE|MATCH|MOVM",
     "synchronise": r"BAR|SYNCS|DEPBAR|WARPSYNC|MEMBAR|FENCE|LDGDEPBAR|WARPGROUP|ARRIVES|ERRBAR"
     r"|CCTL|BSYNC|BSSY|NANOSLEEP|ELECT|WGM|USETMAXREG|UCGABAR|ACQBULK",
     "control": r"BRA|EXIT|CALL|RET|BRX|JMP|NOP|YIELD|BMOV|BREAK",
@@ -44,7 +52,7 @@ GCN_KINDS = {
     "global store": r"(global|buffer|flat)_(store|atomic)",
     "local (spill)": r"scratch_",
     "shared": r"ds_(read|write|load|store)",
-    "shuffle": r"ds_(bpermute|permute|swizzle)|v_perm|v_(read|write)lane|v_readfirstlane|v_mov.*dpp",
+    "shuffle": r"ds_(bpermute|permute|swizzle)|v_(read|write)lane|v_readfirstlane|v_mov.*dpp",
     "synchronise": r"s_(waitcnt|barrier|nop|sleep|setprio)",
     "control": r"s_(branch|cbranch|endpgm|setpc|call|swappc)",
     "move": r"v_mov|s_mov|v_accvgpr|v_cndmask|s_cselect|s_load",
@@ -54,24 +62,26 @@ GCN_KINDS = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """An opcode with its modifiers, such as `LDG.E.128`, and its operands."""
+    """An opcode with its modifiers, such as `LDG.E.128`, and its operands.
+
+    descriptor: of a tcgen05 matrix instruction, whose opcode does not tell its shape; 0 if unseen.
+    """
 
     opcode: str
     operands: str
     kind: str
+    descriptor: int = 0
 
     @property
     def load_bytes(self) -> int:
         """Bytes that each lane moves from or to global or shared memory; 0 for a TMA transfer."""
         if self.opcode.startswith(("UTMA", "UBLKCP")):
             return 0
-        if match := re.search(r"dwordx(\d)", self.opcode):
-            return 4 * int(match[1])
         if self.opcode[0].islower():
-            return {"dword": 4, "ushort": 2, "short": 2, "ubyte": 1, "sbyte": 1, "byte": 1}.get(
-                re.split(r"_d16|_hi", self.opcode.split("_")[-1] if "d16" not in self.opcode
-                         else self.opcode.split("_")[2])[0], 4
-            )  # fmt: skip
+            width = re.search(r"_(?:dword(?:x(\d))?|([us]?short)|([us]?byte))", self.opcode)
+            if width is None:
+                return 4
+            return 2 if width[2] else 1 if width[3] else 4 * int(width[1] or 1)
         for suffix in self.opcode.split("."):
             if suffix in ("128", "64", "256"):
                 return int(suffix) // 8
@@ -86,18 +96,28 @@ class Instruction:
         return self.kind == "global load"
 
     @property
-    def matrix_flops(self) -> float:
-        """FLOPs that one warp's issue of a matrix instruction stands for; 0 where unknown."""
-        if match := re.match(r"[HQ]GMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", self.opcode):
-            m, n, k = map(int, match.groups())
-            return 2 * m * n * k / 4  # four warps issue one each
-        if match := re.match(r"H?Q?I?MMA\.(?:SP\.)?(16)(8)(\d+)", self.opcode):
-            m, n, k = map(int, match.groups())
-            return 2.0 * m * n * k
-        if match := re.match(r"v_mfma_f32_(\d+)x(\d+)x(\d+)", self.opcode):
-            m, n, k = map(int, match.groups())
-            return 2.0 * m * n * k
+    def is_tma(self) -> bool:
+        return self.is_global_load and self.load_bytes == 0
+
+    def matrix_flops(self, num_warps: int) -> float:
+        """FLOPs of a matrix instruction, when all warps of the block have come to it.
+
+        0 where its shape cannot be read.
+        """
+        if match := re.match(r"[HQI]GMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", self.opcode):
+            return _flops(match) * num_warps / 4  # four warps together make one
+        if match := re.match(r"[HQI]MMA\.(?:SP\.)?(16)(8)(\d+)", self.opcode):
+            return _flops(match) * num_warps
+        if match := re.match(r"v_mfma_\w+?_(\d+)x(\d+)x(\d+)", self.opcode):
+            return _flops(match) * num_warps
+        if self.opcode.startswith(("UTCHMMA", "UTCQMMA")):  # one thread issues it for the block
+            rows, columns = (self.descriptor >> 24 & 31) * 16, (self.descriptor >> 17 & 63) * 8
+            return 2.0 * rows * columns * (16 if self.opcode.startswith("UTCH") else 32)
         return 0.0
+
+
+def _flops(shape: re.Match[str]) -> float:
+    return 2.0 * int(shape[1]) * int(shape[2]) * int(shape[3])
 
 
 @dataclass(frozen=True)
@@ -130,9 +150,22 @@ class Code:
         """Bytes per lane that the loop's global loads bring, TMA not counted."""
         return sum(width * count for width, count in self.load_widths.items())
 
+    def matrix_flops(self, num_warps: int) -> float:
+        """FLOPs of the matrix instructions, all warps of a block together."""
+        return sum(i.matrix_flops(num_warps) for i in self.instructions)
+
     @property
-    def matrix_flops(self) -> float:
-        return sum(i.matrix_flops for i in self.instructions)
+    def wide_share(self) -> float | None:
+        """Share of the loaded bytes that comes 16 bytes a lane at a time, or by TMA.
+
+        A TMA transfer brings a tile: it counts as much as 64 loads of 16 bytes. None: no loads.
+        """
+        loads = [
+            TMA_STANDS_FOR if i.is_tma else i.load_bytes
+            for i in self.instructions
+            if i.is_global_load
+        ]
+        return sum(size for size in loads if size >= WIDE) / sum(loads) if loads else None
 
 
 @dataclass(frozen=True)
@@ -152,40 +185,38 @@ def read(text: str, amd: bool) -> Listing:
     """Parse what `nvdisasm -c` or the AMD assembler wrote."""
     line, label, kinds = (GCN, GCN_LABEL, GCN_KINDS) if amd else (SASS, SASS_LABEL, SASS_KINDS)
     instructions: list[Instruction] = []
+    predicated: list[bool] = []
     labels: dict[str, int] = {}
+    constants: dict[str, int] = {}  # the last that each uniform register was given
     for row in text.splitlines():
         if found := label.match(row):
             labels[found[1]] = len(instructions)
         elif found := line.match(row):
-            opcode, operands = found[1], found[2]
-            instructions.append(Instruction(opcode, operands, _kind(opcode, kinds)))
-    return Listing(
-        Code(tuple(instructions)),
-        tuple(Code(tuple(instructions[a:b])) for a, b in _loops(instructions, labels)),
-    )
+            opcode, operands = found[2], found[3]
+            descriptor = 0
+            if opcode.startswith("UMOV") and (value := UNIFORM_CONSTANT.match(operands)):
+                constants[value[1]] = int(value[2], 16)
+            elif opcode.startswith("UTC") and (register := DESCRIPTOR.search(operands)):
+                descriptor = constants.get(register[1], 0)
+            instructions.append(Instruction(opcode, operands, _kind(opcode, kinds), descriptor))
+            predicated.append(bool(found[1]))
+    if not instructions:
+        raise ValueError("there is no machine code in the listing")
+    flows = [_flow(*pair, labels) for pair in zip(instructions, predicated, strict=True)]
+    loops = [Code(tuple(instructions[i] for i in body)) for body in innermost(flows)]
+    return Listing(Code(tuple(instructions)), tuple(loops))
+
+
+def _flow(instruction: Instruction, predicated: bool, labels: dict[str, int]) -> Flow:
+    opcode = instruction.opcode
+    if opcode.startswith(("EXIT", "RET", "BRX", "JMX", "s_endpgm", "s_setpc")):
+        return Flow(None, predicated)
+    if not opcode.startswith(("BRA", "s_branch", "s_cbranch")):
+        return Flow()  # a call comes back
+    target = TARGET.search(instruction.operands)
+    conditional = predicated or "," in instruction.operands or opcode.startswith("s_cbranch")
+    return Flow(labels.get(target[0]) if target else None, conditional)
 
 
 def _kind(opcode: str, kinds: dict[str, str]) -> str:
     return next(kind for kind, pattern in kinds.items() if re.match(pattern, opcode))
-
-
-def _loops(instructions: list[Instruction], labels: dict[str, int]) -> list[tuple[int, int]]:
-    spans: dict[int, int] = {}
-    for index, instruction in enumerate(instructions):
-        if not instruction.opcode.startswith(("BRA", "s_branch", "s_cbranch")):
-            continue
-        target = re.search(r"\.L\w+", instruction.operands)
-        start = labels.get(target[0]) if target else None
-        # A branch to itself is the padding after EXIT; a few instructions wait on a barrier.
-        if start is not None and start < index:
-            spans[start] = max(spans.get(start, 0), index + 1)
-    return sorted(
-        (a, b)
-        for a, b in spans.items()
-        if b - a >= SHORTEST_LOOP
-        and not any((a, b) != (c, d) and a <= c and d <= b and d - c >= SHORTEST_LOOP
-                    for c, d in spans.items())
-    )  # fmt: skip
-
-
-SHORTEST_LOOP = 12  # shorter ones spin on a barrier
