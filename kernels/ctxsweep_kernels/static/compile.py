@@ -83,8 +83,10 @@ def specialise(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], 
         name = parameter.name
         value = arguments.get(name, parameter.default)
         kind = "constexpr" if parameter.is_constexpr else argument_type(value)
-        if kind != "constexpr" and parameter.do_not_specialize:
-            kind = "i32" if value == 1 else kind
+        if not parameter.is_constexpr and parameter.annotation_type and value is not None:
+            kind = parameter.annotation_type
+        elif kind == "constexpr" and parameter.do_not_specialize and value is not None:
+            kind = "i32"
         signature[name] = kind
         if kind == "constexpr":
             constants[name] = value
