@@ -35,7 +35,7 @@ CACHED_TOKENS, PROMPT, WINDOW = 65536, 16384, 4096
 
 
 class Contest(NamedTuple):
-    """One op: what it must do, and who else can do it. goal: share of the ceiling, if any is set."""
+    """One op: what it must do, and who else can. goal: share of the ceiling, where one is set."""
 
     ours: Thunk
     others: dict[str, Thunk]
