@@ -20,12 +20,17 @@ def check_table(q: Tensor, cache: PagedKV, block_table: Tensor) -> None:
         raise ValueError(f"block_table must be int32, got {block_table.dtype}")
 
 
-def checked_lengths(lengths: Tensor, q: Tensor, cache: PagedKV, block_table: Tensor) -> list[int]:
-    """Tokens per row; ValueError unless each covers the new tokens and fits the table."""
+def check_lengths(lengths: Tensor, q: Tensor) -> None:
+    """Raise ValueError unless `lengths` is int64 `[B]`; its values are not read."""
     if lengths.shape != (q.shape[0],) or lengths.dtype != torch.int64:
         raise ValueError(
             f"lengths must be int64 [{q.shape[0]}], got {lengths.dtype} {list(lengths.shape)}"
         )
+
+
+def checked_lengths(lengths: Tensor, q: Tensor, cache: PagedKV, block_table: Tensor) -> list[int]:
+    """Tokens per row; ValueError unless each covers the new tokens and fits the table."""
+    check_lengths(lengths, q)
     capacity = block_table.shape[1] * cache.page_size
     rows: list[int] = lengths.tolist()
     for row, length in enumerate(rows):
