@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype
+from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype, unfit_dtypes
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.ssd.cpu import ssd_chunk_scan_torch
 
 __all__ = ["ssd_chunk_scan"]
+
+KERNEL_N = 256  # the Triton kernel holds all of N for a chunk of tokens
 
 
 def ssd_chunk_scan(
@@ -37,7 +39,8 @@ def ssd_chunk_scan(
             heads `g H/G` to `(g + 1) H/G - 1`.
         state: `[B, H, P, N]`, float32; it is not changed.
         D: skip weights `[H]`, or None for no skip.
-        chunk: tokens per chunk; it changes the speed, not the result.
+        chunk: tokens per chunk of the torch path (the Triton kernels choose their own); it
+            changes the speed, not the result.
         impl: see `ctxsweep_kernels.dispatch.choose`.
 
     Returns:
@@ -62,5 +65,13 @@ def ssd_chunk_scan(
         raise ValueError(f"{op}: {sizes['G']} groups do not divide {sizes['H']} heads")
     check_state_dtype(op, state)
     check_chunk(op, chunk)
-    choose(impl, op, [tensor.device for tensor in (x, state)])
+    given = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "state": state, "D": D}
+    devices = [tensor.device for tensor in given.values() if tensor is not None]
+    unfit = unfit_dtypes(**given)
+    if unfit is None and sizes["N"] > KERNEL_N:
+        unfit = f"N = {sizes['N']} and it takes at most {KERNEL_N}; use impl='torch'"
+    if choose(impl, op, devices, unfit=unfit) == "triton":
+        from ctxsweep_kernels.ssd.plan import ssd_chunk_scan_triton
+
+        return ssd_chunk_scan_triton(x, dt, A, B, C, state, D)
     return ssd_chunk_scan_torch(x, dt, A, B, C, state, D, chunk)
