@@ -228,6 +228,56 @@ def query(
         print_query(sql, find.run_folders(runs or (), results))
 
 
+@app.command(epilog=f"Exit codes: {EXIT_CODES} With --check, 1 when a kernel got worse.")
+def kernels(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Only cases that fit: 'window*' or a part of a name. Repeatable."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="GPUs to judge for, which need not be here: H100,MI300X or all."),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architectures instead, or besides: sm_90,gfx942.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Other Triton kernels beside ours: all, a name such as 'vllm/*', FILE.yaml, "
+            "FILE.py:kernel or module:kernel. Repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for kernels.json, kernels.md and kernels.html."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+    check_: Annotated[
+        bool, typer.Option("--check", help="Compare with the committed baseline; 1 if worse.")
+    ] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Write the baseline anew from what is found.")
+    ] = False,
+) -> None:
+    """Judge the GPU kernels without a GPU: registers, spills, instructions, bounds, traffic."""
+    with said_plainly():
+        from ctxsweep.cli.kernels import judge_kernels
+
+        code = judge_kernels(
+            case or (),
+            device,
+            arch,
+            against or (),
+            out,
+            as_json=json_,
+            check=check_,
+            renew=renew,
+        )
+    raise typer.Exit(code)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of scenario files, for editors."""

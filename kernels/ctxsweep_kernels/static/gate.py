@@ -142,7 +142,8 @@ def _worse(now: dict[str, Any], was: dict[str, Any]) -> Iterator[str]:
     if now["spilled_bytes"] > was["spilled_bytes"]:
         yield f"spills {was['spilled_bytes']} → {now['spilled_bytes']} bytes a thread"
     if (now["wide_share"] or 0) < (was["wide_share"] or 0) - LESS_WIDE:
-        yield f"bytes in 16-byte or TMA loads {was['wide_share']:.1%} → {now['wide_share'] or 0:.1%}"
+        share = now["wide_share"] or 0.0
+        yield f"bytes in 16-byte or TMA loads {was['wide_share']:.1%} → {share:.1%}"
     if (now["blocks_per_multiprocessor"] or 0) < (was["blocks_per_multiprocessor"] or 0):
         yield (
             f"blocks that fit on a multiprocessor {was['blocks_per_multiprocessor']} → "

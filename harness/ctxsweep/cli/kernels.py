@@ -1,0 +1,198 @@
+"""``ctxsweep kernels``: what the Triton kernels' machine code costs, judged without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ctxsweep.cli.errors import BadInput
+from ctxsweep.report.kernels_page import render_kernels_page
+from ctxsweep.report.kernels_table import (
+    COLUMNS,
+    RATIO_TITLES,
+    RIVAL_TITLES,
+    markdown,
+    ratio_rows,
+    rival_rows,
+    rows_of,
+)
+
+DEFAULT_DEVICES = ("H100", "A100", "B200", "MI300X")
+ARCH = re.compile(r"sm_\d{2,3}|gfx9\w+")
+
+
+def judge_kernels(
+    cases: Sequence[str],
+    device: str | None,
+    arch: str | None,
+    against: Sequence[str],
+    out: Path | None,
+    *,
+    as_json: bool,
+    check: bool,
+    renew: bool,
+) -> int:
+    """Judge kernels, print and write what was found; the exit code."""
+    os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels have no machine code
+    if find_spec("triton") is None:
+        raise BadInput("Triton is not installed; pip install triton (or 'ctxsweep[triton]')")
+    from ctxsweep_kernels.static import gate
+    from ctxsweep_kernels.static.against import AgainstError, find
+    from ctxsweep_kernels.static.bench import run
+    from ctxsweep_kernels.static.devices import devices
+    from ctxsweep_kernels.static.table import all_cases, matching
+
+    table = all_cases()
+    chosen = [c.name for pattern in cases or ("*",) for c in matching(table.cases, pattern)]
+    if not chosen and (cases or not table.cases):
+        raise BadInput(f"no case fits {' or '.join(cases) or 'any name'}{_names(table.cases)}")
+    gated = (check or renew) and device is None and arch is None
+    places = [("", one) for one in gate.ARCHS] if gated else _places(device, arch)
+    try:
+        rivals = find(against)
+    except AgainstError as error:
+        raise BadInput(str(error)) from None
+    archs = list(dict.fromkeys(one for _, one in places))
+    total = len(archs) * (len(chosen) + len(rivals))
+    with Console(stderr=True).status("compiling") as status:
+        done: set[tuple[str, str]] = set()
+
+        def progress(one: Any) -> None:
+            done.add((one.case, one.arch))
+            status.update(f"compiled {len(done)} of {total}: {one.case} for {one.arch}")
+
+        report = run(list(dict.fromkeys(chosen)), archs, rivals, progress=progress)
+    if not cases:  # who asks for some is not told of the others
+        report.problems.update(table.problems)
+    shown = [devices()[name] for name, _ in places if name]
+    data = report.to_json(shown)
+    if out is not None:
+        _write(out, data, places, [_plain(one) for one in shown])
+    if as_json:
+        json.dump(data, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    elif not (check or renew):
+        _print(data, places)
+    now = gate.baseline_of(report.triton, report.figures, report.traffic)
+    everything = not cases and gated
+    if renew:
+        gate.write_baseline(now, chosen, everything)
+        print(f"wrote {gate.BASELINE}", file=sys.stderr)
+    if check:
+        return max(_check(now, archs, everything), _said(report.problems))
+    failed = any(one.error for one in (*report.figures, *report.rivals))
+    return 1 if failed or report.problems else 0
+
+
+def _check(now: dict[str, Any], archs: Sequence[str], everything: bool) -> int:
+    from ctxsweep_kernels.static import gate
+
+    was = gate.read_baseline()
+    if remark := gate.other_version(now, was):
+        print(remark, file=sys.stderr)
+    found = gate.worse(now, was, archs, everything)
+    for one in found:
+        print(f"worse: {one}", file=sys.stderr)
+    if found:
+        print(gate.RENEW, file=sys.stderr)
+        return 1
+    print(f"{len(now['cases'])} kernels on {', '.join(archs)}: none is worse than the baseline")
+    return 0
+
+
+def _said(problems: dict[str, str]) -> int:
+    for name, why in problems.items():
+        print(f"not judged: {name}: {why}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _places(device: str | None, arch: str | None) -> list[tuple[str, str]]:
+    """Devices with their architectures; an architecture no device has stands by itself."""
+    from ctxsweep_kernels.static.devices import devices
+
+    table = devices()
+    names = list(DEFAULT_DEVICES) if device is None and arch is None else _listed(device)
+    if names == ["all"]:
+        names = list(table)
+    known = {name.lower(): name for name in table}
+    places = []
+    for name in names:
+        if name.lower() not in known:
+            raise BadInput(f"no device {name!r}; there are: {', '.join(table)}, all")
+        found = known[name.lower()]
+        places.append((found, table[found].arch))
+    for one in _listed(arch):
+        if not ARCH.fullmatch(one):
+            raise BadInput(f"unknown architecture {one!r}; use a name like sm_90 or gfx942")
+        places.append((next((d.name for d in table.values() if d.arch == one), ""), one))
+    return list(dict.fromkeys(places))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [one.strip() for one in (text or "").split(",") if one.strip()]
+
+
+def _names(cases: Sequence[Any]) -> str:
+    return "; there are: " + ", ".join(case.name for case in cases) if cases else ""
+
+
+def _plain(device: Any) -> dict[str, Any]:
+    own = {f.name: getattr(device, f.name) for f in fields(device) if f.name != "limits"}
+    return own | {f.name: getattr(device.limits, f.name) for f in fields(device.limits)}
+
+
+def _write(
+    out: Path,
+    data: dict[str, Any],
+    places: Sequence[tuple[str, str]],
+    table: Sequence[dict[str, Any]],
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "kernels.json": json.dumps(data, indent=1) + "\n",
+        "kernels.md": markdown(data, places),
+        "kernels.html": render_kernels_page(data, places, table),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+        print(out / name, file=sys.stderr)
+
+
+def _print(data: dict[str, Any], places: Sequence[tuple[str, str]]) -> None:
+    console = Console(highlight=False)
+    for name, arch in places:
+        table = Table(title=f"{name} ({arch})" if name else arch, title_justify="left")
+        table.add_column("kernel", overflow="fold")
+        for column in COLUMNS:
+            table.add_column(column.title, overflow="fold")
+        for row in rows_of(data, name, arch):
+            if row.error:
+                table.add_row(escape(row.case), f"[red]✕ {escape(row.error)}[/]")
+                continue
+            cells = (row.cells[column.name] for column in COLUMNS)
+            table.add_row(escape(row.case), *(_text(cell) for cell in cells))
+        console.print(table)
+    for titles, rows in ((RATIO_TITLES, ratio_rows(data)), (RIVAL_TITLES, rival_rows(data))):
+        if rows:
+            table = Table(*titles)
+            for one in rows:
+                table.add_row(*map(escape, one))
+            console.print(table)
+    for name, why in data["problems"].items():
+        console.print(f"[red]✕ {escape(name)}: {escape(why)}[/]")
+
+
+def _text(cell: Any) -> str:
+    text = escape(cell.text) if not cell.alarm else f"[red]{escape(cell.text)}[/]"
+    return f"{text}\n[dim]{escape(cell.note)}[/]" if cell.note else text

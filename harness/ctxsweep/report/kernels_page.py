@@ -1,0 +1,104 @@
+"""The page of the kernels' bench: needs no network, no script but the switch of colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment as Jinja
+from jinja2 import PackageLoader, StrictUndefined
+
+from ctxsweep.report import kernels_table, theme
+
+# Kinds of instructions, drawn from left to right; the rest is "other".
+KINDS = (
+    ("tensor",),
+    ("exponential",),
+    ("float",),
+    ("convert",),
+    ("integer", "move"),
+    ("shared", "shuffle", "tensor memory"),
+    ("global load", "global store"),
+    ("synchronise", "control"),
+)
+
+
+def render_kernels_page(
+    data: dict[str, Any], devices: Sequence[tuple[str, str]], table: Sequence[dict[str, Any]]
+) -> str:
+    """The page as text.
+
+    data: what `ctxsweep kernels --json` prints. devices: names and architectures that were judged.
+    table: the limits and rates of those devices, as names and values.
+    """
+    jinja = Jinja(
+        loader=PackageLoader("ctxsweep.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return jinja.get_template("kernels.html.j2").render(
+        answer=_answer(data),
+        triton=data["triton"],
+        columns=kernels_table.COLUMNS,
+        devices=[
+            (name, arch, kernels_table.rows_of(data, name, arch), _mixes(data, arch))
+            for name, arch in devices
+        ],
+        kinds=[", ".join(kinds) for kinds in KINDS] + ["other"],
+        ratio_titles=kernels_table.RATIO_TITLES,
+        ratios=kernels_table.ratio_rows(data),
+        rival_titles=kernels_table.RIVAL_TITLES,
+        rivals=kernels_table.rival_rows(data),
+        traffic=data["traffic"],
+        problems=data["problems"],
+        remarks=_remarks(data),
+        table=table,
+        light=theme.LIGHT,
+        dark=theme.DARK,
+    )
+
+
+def _answer(data: dict[str, Any]) -> str:
+    judged = [one for one in data["figures"] if not one["error"]]
+    failed = [one for one in data["figures"] if one["error"]]
+    spilling = [one for one in judged if one["spilled_bytes"]]
+    cases = len({one["case"] for one in data["figures"]})
+    archs = len({one["arch"] for one in data["figures"]})
+    parts = [f"{cases} kernels on {archs} architectures"]
+    parts.append(
+        f"{len(spilling)} of {len(judged)} compilations spill" if spilling else "no spills"
+    )
+    parts.append(f"{len(failed)} do not compile" if failed else "all compile")
+    held = [
+        (value is not None and value <= goal)
+        for one in judged
+        for _, goal, value in kernels_table.goals_of(one, data["traffic"].get(one["case"]))
+    ]
+    if held:
+        parts.append(f"{sum(held)} of {len(held)} goals reached")
+    return ", ".join(parts) + "."
+
+
+def _mixes(data: dict[str, Any], arch: str) -> list[dict[str, Any]]:
+    """Shares of the kinds of instructions in the steady-state loops of an architecture."""
+    found = []
+    for one in data["figures"]:
+        loop = kernels_table.steady_loop(one)
+        if one["arch"] != arch or loop is None:
+            continue
+        total = loop["instructions"]
+        shares = [sum(loop["mix"].get(kind, 0) for kind in kinds) / total for kinds in KINDS]
+        shares.append(max(0.0, 1 - sum(shares)))
+        counts = ", ".join(f"{count} {kind}" for kind, count in loop["mix"].items())
+        found.append({"case": one["case"], "shares": shares, "counts": counts, "total": total})
+    return found
+
+
+def _remarks(data: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['case']} on {one['arch']}: {note}"
+        for one in (*data["figures"], *data["against"])
+        for note in one["notes"]
+    ]
