@@ -29,6 +29,8 @@ from ctxsweep.report.kernels_table import (
 )
 
 DEFAULT_DEVICES = ("H100", "A100", "B200", "MI300X")
+WIDE_TERMINAL = 160
+NARROW = ("registers", "average", "bound", "goal")
 ARCH = re.compile(r"sm_\d{2,3}|gfx9\w+")
 
 
@@ -171,24 +173,29 @@ def _write(
 
 def _print(data: dict[str, Any], places: Sequence[tuple[str, str]]) -> None:
     console = Console(highlight=False)
+    wide = console.width >= WIDE_TERMINAL
+    columns = [column for column in COLUMNS if wide or column.name in NARROW]
     for name, arch in places:
         table = Table(title=f"{name} ({arch})" if name else arch, title_justify="left")
-        table.add_column("kernel", overflow="fold")
-        for column in COLUMNS:
+        table.add_column("kernel", no_wrap=True)
+        for column in columns:
             table.add_column(column.title, overflow="fold")
         for row in rows_of(data, name, arch):
             if row.error:
                 table.add_row(escape(row.case), f"[red]✕ {escape(row.error)}[/]")
                 continue
-            cells = (row.cells[column.name] for column in COLUMNS)
+            cells = (row.cells[column.name] for column in columns)
             table.add_row(escape(row.case), *(_text(cell) for cell in cells))
         console.print(table)
     for titles, rows in ((RATIO_TITLES, ratio_rows(data)), (RIVAL_TITLES, rival_rows(data))):
         if rows:
             table = Table(*titles)
+            table.columns[0].no_wrap = True
             for one in rows:
                 table.add_row(*map(escape, one))
             console.print(table)
+    if not wide:
+        console.print(f"A terminal of {WIDE_TERMINAL} columns shows more; --out DIR writes all.")
     for name, why in data["problems"].items():
         console.print(f"[red]✕ {escape(name)}: {escape(why)}[/]")
 

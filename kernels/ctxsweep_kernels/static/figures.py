@@ -84,7 +84,7 @@ def judge(case: Case, arch: str) -> list[Figures]:
     try:
         launches = case.plan(arch)
     except Exception as problem:  # a plan is somebody's code, and one kernel is never the end
-        return [Figures(case.name, "", 0, arch, error=f"{type(problem).__name__}: {problem}")]
+        return [Figures(case.name, "", 0, arch, error=in_a_line(problem))]
     return [_judge_launch(case, place, launch, arch) for place, launch in enumerate(launches)]
 
 
@@ -94,11 +94,15 @@ def _judge_launch(case: Case, place: int, launch: Launch, arch: str) -> Figures:
         built = compile_launch(launch, arch)
         work = case.work(launch) if place == 0 else None
         return measure(case, name, place, built, work)
-    except CompileFailed as problem:
-        return Figures(case.name, name, place, arch, error=str(problem))
     except Exception as problem:
-        problem_text = f"{type(problem).__name__}: {problem}"
-        return Figures(case.name, name, place, arch, error=problem_text)
+        return Figures(case.name, name, place, arch, error=in_a_line(problem))
+
+
+def in_a_line(problem: Exception) -> str:
+    """The sentence of a message that says why: Triton puts it after the source that it quotes."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip(" ^")]
+    kind = "" if isinstance(problem, CompileFailed) else f"{type(problem).__name__}: "
+    return kind + (lines[-1][:300] if lines else "no message")
 
 
 def measure(case: Case, kernel: str, place: int, built: Compiled, work: Work | None) -> Figures:

@@ -202,6 +202,8 @@ def read(text: str, amd: bool) -> Listing:
             predicated.append(bool(found[1]))
     if not instructions:
         raise ValueError("there is no machine code in the listing")
+    length = _without_padding(instructions)
+    del instructions[length:], predicated[length:]
     flows = [_flow(*pair, labels) for pair in zip(instructions, predicated, strict=True)]
     loops = [Code(tuple(instructions[i] for i in body)) for body in innermost(flows)]
     return Listing(Code(tuple(instructions)), tuple(loops))
@@ -216,6 +218,15 @@ def _flow(instruction: Instruction, predicated: bool, labels: dict[str, int]) ->
     target = TARGET.search(instruction.operands)
     conditional = predicated or "," in instruction.operands or opcode.startswith("s_cbranch")
     return Flow(labels.get(target[0]) if target else None, conditional)
+
+
+def _without_padding(instructions: list[Instruction]) -> int:
+    """Where the code ends, before the NOPs and the branch to itself behind the last exit."""
+    length = len(instructions)
+    while length > 1 and instructions[length - 1].opcode in ("NOP", "s_nop", "s_code_end"):
+        length -= 1
+    ended = length > 1 and instructions[length - 2].opcode in ("EXIT", "RET.REL.NODEC")
+    return length - 1 if ended and instructions[length - 1].opcode == "BRA" else length
 
 
 def _kind(opcode: str, kinds: dict[str, str]) -> str:
