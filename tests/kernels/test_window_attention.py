@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctxsweep_kernels.sliding_window import sliding_window_attention
-from ctxsweep_kernels.sliding_window.reference import attention_reference
+from ctxsweep_kernels.sliding_window.reference import attention_reference, ragged_reference
 from ctxsweep_kernels.testing import RAGGED_LENGTHS, assert_within, budget
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -83,6 +83,20 @@ def test_keys_outside_the_window_cannot_be_felt() -> None:
     assert not torch.equal(out[:, :, 162], changed[:, :, 162])
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("window", [None, 64])
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64], ids=str)
+def test_ragged_batches(dtype: torch.dtype, window: int | None, kind: torch.dtype) -> None:
+    edges = [0, 1, 64, 64, 300]
+    q, k, v = inputs(edges[-1], dtype)
+    bounds = torch.tensor(edges, dtype=kind)
+    out = sliding_window_attention(q, k, v, window, sinks=3, cu_seqlens=bounds)
+    options = {"window": window, "sinks": 3}
+    exact = ragged_reference(q[0].double(), k[0].double(), v[0].double(), edges, **options)
+    plain = ragged_reference(q[0], k[0], v[0], edges, **options)
+    assert_within(out[0], exact, budget(exact, plain, dtype))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -94,6 +108,9 @@ def test_keys_outside_the_window_cannot_be_felt() -> None:
         ({"q": torch.ones(1, 4, 9, 16)}, "must agree"),
         ({"q": torch.ones(1, 4, 8, 16, dtype=torch.float64)}, "one dtype"),
         ({"v": torch.ones(1, 2, 8, 8)}, "k and v must both be"),
+        ({"cu_seqlens": torch.tensor([0, 8.0])}, "int32 or int64"),
+        ({"cu_seqlens": torch.tensor([0, 7])}, "rise from 0 to N = 8"),
+        ({"cu_seqlens": torch.tensor([0, 5, 4, 8])}, "rise from 0 to N = 8"),
         ({"impl": "cuda"}, "impl='cuda' is unknown"),
     ],
     ids=lambda x: x if isinstance(x, str) else next(iter(x)),
@@ -102,3 +119,9 @@ def test_bad_arguments(change: dict, message: str) -> None:
     q, k, v = inputs(8, torch.float32)
     with pytest.raises(ValueError, match=message):
         sliding_window_attention(**({"q": q, "k": k, "v": v} | change))
+
+
+def test_ragged_batches_are_one_row() -> None:
+    q, k, v = (x.expand(2, -1, -1, -1) for x in inputs(8, torch.float32))
+    with pytest.raises(ValueError, match="with cu_seqlens q must be"):
+        sliding_window_attention(q, k, v, cu_seqlens=torch.tensor([0, 8]))

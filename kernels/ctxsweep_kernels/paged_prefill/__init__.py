@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ctxsweep_kernels.dispatch import Impl, choose
-from ctxsweep_kernels.paged_cache import PagedKV
-from ctxsweep_kernels.paged_cache.checks import check_table, checked_lengths
+from ctxsweep_kernels.paged_cache import PagedKV, runs
+from ctxsweep_kernels.paged_cache.checks import check_lengths, check_table, checked_lengths
 from ctxsweep_kernels.paged_prefill.cpu import paged_prefill_torch
-from ctxsweep_kernels.score_rule import make_rule
+from ctxsweep_kernels.score_rule import ScoreRule, make_rule
+from ctxsweep_kernels.sliding_window import unfit_for_triton
 
 __all__ = ["paged_prefill_attention"]
 
@@ -31,7 +32,8 @@ def paged_prefill_attention(
     cache: holds those positions already (append first, attend second), so that a prompt fed in
         chunks gives what it gives whole, quantised caches included.
     block_table: `[B, max_pages]` int32, logical page -> physical page; pages that neither a
-        window nor the sinks reach may be -1 and are never read.
+        window nor the sinks reach may be -1 and are never read. On a GPU the values of the
+        table and of `lengths` are not checked.
     lengths: `[B]` int64, tokens in the cache of every row.
     window, scale, alibi_slopes, sinks, softcap: as in `sliding_window_attention`.
 
@@ -49,7 +51,27 @@ def paged_prefill_attention(
         softcap=softcap,
     )
     check_table(q, cache, block_table)
-    rows = checked_lengths(lengths, q, cache, block_table)
     devices = [x.device for x in (q, cache.pages, block_table, lengths)]
-    choose(impl, "paged_prefill_attention", devices)
+    unfit = unfit_for_triton(q, rule)
+    name = choose(impl, "paged_prefill_attention", devices, unfit=unfit)
+    if name == "triton" and lengths.device.type != "cpu":
+        rows = None  # reading them would wait for the GPU
+        check_lengths(lengths, q)
+    else:
+        rows = checked_lengths(lengths, q, cache, block_table)
+    if name == "triton":
+        from ctxsweep_kernels.paged_prefill.plan import paged_prefill_triton
+
+        for row, length in enumerate(rows or ()):
+            _check_pages(block_table[row], length, q.shape[2], cache.page_size, rule)
+        return paged_prefill_triton(q, cache, block_table, lengths, rule)
     return paged_prefill_torch(q, cache, block_table, rows, rule)
+
+
+def _check_pages(
+    block_table_row: Tensor, length: int, tokens: int, page_size: int, rule: ScoreRule
+) -> None:
+    """Raise ValueError if a page that the last `tokens` positions see is missing."""
+    first = rule.first_key(length - tokens)
+    runs(block_table_row, first // page_size, -(-length // page_size))
+    runs(block_table_row, 0, -(-min(rule.sinks, first) // page_size))
