@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 
 from ctxsweep_kernels.causal_conv.cpu import causal_conv1d_torch
-from ctxsweep_kernels.chunking import check_shapes
+from ctxsweep_kernels.chunking import check_shapes, unfit_dtypes
 from ctxsweep_kernels.dispatch import Impl, choose
 
 __all__ = ["causal_conv1d"]
+
+MOST_TAPS = 16  # of the Triton kernel, whose sum is unrolled
 
 
 def causal_conv1d(
@@ -49,5 +51,15 @@ def causal_conv1d(
         )
     if activation not in ("silu", None):
         raise ValueError(f"{op}: activation must be 'silu' or None, got {activation!r}")
-    choose(impl, op, [tensor.device for tensor in (x, state)])
+    given = {"x": x, "weight": weight, "bias": bias, "state": state}
+    devices = [tensor.device for tensor in given.values() if tensor is not None]
+    unfit = unfit_dtypes(**given)
+    if unfit is None and weight.shape[1] > MOST_TAPS:
+        unfit = (
+            f"it has {weight.shape[1]} taps and the kernel at most {MOST_TAPS}; use impl='torch'"
+        )
+    if choose(impl, op, devices, unfit=unfit) == "triton":
+        from ctxsweep_kernels.causal_conv.kernel import causal_conv1d_triton
+
+        return causal_conv1d_triton(x, weight, bias, state, activation)
     return causal_conv1d_torch(x, weight, bias, state, activation)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_shapes, check_state_dtype
+from ctxsweep_kernels.chunking import check_shapes, check_state_dtype, unfit_dtypes
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.selective_scan.cpu import selective_scan_torch
 
@@ -55,5 +55,10 @@ def selective_scan(
         D=(D, "Dm"),
     )
     check_state_dtype(op, state)
-    choose(impl, op, [tensor.device for tensor in (u, state)])
+    given = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "state": state, "D": D}
+    devices = [tensor.device for tensor in given.values() if tensor is not None]
+    if choose(impl, op, devices, unfit=unfit_dtypes(**given)) == "triton":
+        from ctxsweep_kernels.selective_scan.kernel import selective_scan_triton
+
+        return selective_scan_triton(u, dt, A, B, C, state, D)
     return selective_scan_torch(u, dt, A, B, C, state, D)

@@ -30,7 +30,12 @@ def prefill(dtype: torch.dtype) -> Callable[[str], list[Launch]]:
 
 
 def work(launch: Launch) -> Work:
-    return Work("KiB", (1,), (1,))
+    """The launch that carries the state: what a chunk reads of x, dt and B and writes of states."""
+    given = launch.arguments
+    chunk, p, n = given["CHUNK"], given["BLOCK_P"], given["BLOCK_N"]
+    moved = (chunk * (p + 1 + n) + p * n) * given["x"].element_size()
+    trips = TOKENS / chunk
+    return Work("KiB", (moved / 1024,), (trips,), flops_per_iteration=2.0 * chunk * p * n)
 
 
 CASES = (

@@ -87,12 +87,14 @@ def states_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SUMS: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     LOG2E: tl.constexpr,
 ):
     """Carry a block `[BLOCK_P, BLOCK_N]` of one head's state over all chunks.
 
-    first_states: `[B, chunks, H, P, N]`; SUMS: the type in which log-decays are summed.
+    first_states: `[B, chunks, H, P, N]`; SUMS: the type in which log-decays are summed;
+    OPERAND: what matrix products take.
     """
     head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     blocks_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
@@ -103,7 +105,6 @@ def states_kernel(
     in_p = None if FULL_P else (p < P)[None, :]
     in_n = None if FULL_N else (n < N)[None, :]
     in_state = None if FULL_P and FULL_N else (p < P)[:, None] & (n < N)[None, :]
-    OPERAND: tl.constexpr = first_states.dtype.element_ty
 
     x += batch * x_batch + head * x_head
     dt += batch * dt_batch + head * dt_head
@@ -116,7 +117,7 @@ def states_kernel(
     h = tl.load(state + p[:, None] * state_p + n[None, :] * state_n, mask=in_state)
 
     for chunk in range(chunks):
-        tl.store(first_states + tile, h.to(OPERAND), mask=in_state)
+        tl.store(first_states + tile, h.to(first_states.dtype.element_ty), mask=in_state)
         row, there = rows_of_chunk(chunk, tokens, CHUNK)
         step, log_decay = decays(dt + row * dt_token, there, rate, SUMS)
         x_now = tl.load(x + row[:, None] * x_token + p[None, :] * x_p, mask=in_p)
@@ -171,6 +172,7 @@ def outputs_kernel(
     BLOCK_N: tl.constexpr,
     SLICE: tl.constexpr,
     SUMS: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     LOG2E: tl.constexpr,
 ):
@@ -193,7 +195,6 @@ def outputs_kernel(
     ZERO_STATE: tl.constexpr = None if FULL_P and FULL_N else 0.0
     row, there = rows_of_chunk(tl.program_id(0), tokens, CHUNK)
     position = tl.arange(0, CHUNK)
-    OPERAND: tl.constexpr = first_states.dtype.element_ty
 
     start = chunk * CHUNK
     B += batch * B_batch + start * B_token + group * B_group
@@ -222,7 +223,7 @@ def outputs_kernel(
         h_at = first_states + head * (P * N) + p[:, None] * N
         if SLICE == BLOCK_N:
             h = tl.load(h_at + n[None, :], mask=in_state, other=ZERO_STATE)
-            out = tl.dot(c, tl.trans(h), input_precision=PRECISION)
+            out = tl.dot(c, tl.trans(h.to(OPERAND)), input_precision=PRECISION)
         else:
             out = sliced_product(C, h_at, C_n, 1, p[:, None] < P, N, SLICE, OPERAND, PRECISION)
         out *= tl.exp2(log_decay.to(tl.float32))[:, None]

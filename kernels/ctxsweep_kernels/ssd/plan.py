@@ -10,9 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ctxsweep_kernels.chunking import LOG2E
+from ctxsweep_kernels.dispatch import interpreting
 from ctxsweep_kernels.launch import Launch, architecture, multiprocessors
 from ctxsweep_kernels.selective_state_update.kernel import update_triton
 from ctxsweep_kernels.ssd.kernel import outputs_kernel, states_kernel
+
+TRITON_TYPES = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ def plan_scan(
     groups, N = B.shape[2:]
     operand = operand_dtype(x, B, C)
     blocks = blocks_for(operand, tokens, P, N, arch)
+    unmultiplied = operand == torch.bfloat16 and interpreting()  # which cannot multiply it
     chunks, blocks_p = triton.cdiv(tokens, blocks.chunk), triton.cdiv(P, blocks.p)
     first_states = torch.empty((batch, chunks, heads, P, N), dtype=operand, device=x.device)
     together = heads_together(heads // groups, chunks * blocks_p * batch * groups, x.device)
@@ -93,6 +101,7 @@ def plan_scan(
         "N": N,
         "CHUNK": blocks.chunk,
         "BLOCK_P": blocks.p,
+        "OPERAND": TRITON_TYPES[torch.float32 if unmultiplied else operand],
         "SUMS": tl.float64 if operand == torch.float32 else tl.float32,
         "PRECISION": "ieee" if arch.startswith("gfx") else "tf32x3",
         "LOG2E": LOG2E,
