@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ctxsweep_kernels.dispatch import Impl, choose
-from ctxsweep_kernels.paged_cache import PagedKV
+from ctxsweep_kernels.paged_cache import PagedKV, runs
 from ctxsweep_kernels.paged_cache.checks import check_table
 from ctxsweep_kernels.rope_append.c import rope_append_c
 from ctxsweep_kernels.rope_append.cpu import rope_append_torch
@@ -36,6 +36,8 @@ def rope_append(
         None rotates nothing (ALiBi, learned positions).
     attention_factor: multiplies the rotated dimensions of q and k (YaRN, arXiv:2309.00071).
     Angles and rotation are float32; the cache's storage rules are in `paged_cache.storage`.
+    In Triton on a GPU the values of `block_table` and `starts` are not checked, since that would
+    wait for the GPU; what falls on a page that is -1 is then not written.
 
     Raises:
         ValueError: shapes, dtypes or positions that do not fit, or a page is missing.
@@ -61,18 +63,32 @@ def rope_append(
         raise ValueError(
             f"inv_freq must be [R / 2] with 0 < R <= {q.shape[3]}, got {list(inv_freq.shape)}"
         )
-    rows = _checked_starts(starts, q, cache, block_table)
-    devices = {x.device for x in (q, k, v, cache.pages, block_table, starts)}
-    if choose(impl, "rope_append", devices) == "c":
-        return rope_append_c(q, k, v, cache, block_table, starts, inv_freq, attention_factor)
-    return rope_append_torch(q, k, v, cache, block_table, rows, inv_freq, attention_factor)
-
-
-def _checked_starts(starts: Tensor, q: Tensor, cache: PagedKV, block_table: Tensor) -> list[int]:
     if starts.shape != (q.shape[0],) or starts.dtype != torch.int64:
         raise ValueError(
             f"starts must be int64 [{q.shape[0]}], got {starts.dtype} {list(starts.shape)}"
         )
+    devices = {x.device for x in (q, k, v, cache.pages, block_table, starts)}
+    chosen = choose(impl, "rope_append", devices)
+    if chosen == "triton":
+        from ctxsweep_kernels.rope_append.kernel import rope_append_triton
+
+        if starts.device.type == "cpu":  # on a GPU, reading values would synchronise
+            _check_pages(_checked_starts(starts, q, cache, block_table), q, cache, block_table)
+        return rope_append_triton(q, k, v, cache, block_table, starts, inv_freq, attention_factor)
+    rows = _checked_starts(starts, q, cache, block_table)
+    if chosen == "c":
+        return rope_append_c(q, k, v, cache, block_table, starts, inv_freq, attention_factor)
+    return rope_append_torch(q, k, v, cache, block_table, rows, inv_freq, attention_factor)
+
+
+def _check_pages(starts: list[int], q: Tensor, cache: PagedKV, block_table: Tensor) -> None:
+    """Raise ValueError unless every page that is written is allocated."""
+    size = cache.page_size
+    for table, start in zip(block_table, starts, strict=True):
+        runs(table, start // size, -(-(start + q.shape[2]) // size))
+
+
+def _checked_starts(starts: Tensor, q: Tensor, cache: PagedKV, block_table: Tensor) -> list[int]:
     capacity = block_table.shape[1] * cache.page_size
     rows: list[int] = starts.tolist()
     for row, start in enumerate(rows):
