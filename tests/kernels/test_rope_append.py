@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctxsweep_kernels.dispatch import Impl, UnsupportedImplementation
+from ctxsweep_kernels.dispatch import Impl
 from ctxsweep_kernels.paged_cache.reference import gather_row
 from ctxsweep_kernels.paged_cache.storage import STORAGE_DTYPES, dequantise, quantise
 from ctxsweep_kernels.rope_append import rope_append
@@ -101,10 +101,3 @@ def test_bad_arguments(impl: Impl, change: dict, message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         rope_append(**(arguments | change), impl=impl)
-
-
-def test_triton_is_never_replaced_in_silence() -> None:
-    cache, table = poisoned_cache(1, 2, 16, 16, torch.float32), scattered_table([16], 16, 2)
-    x = tokens(1, 1, 4, 16)
-    with pytest.raises(UnsupportedImplementation, match="available: torch"):
-        rope_append(x, x, x, cache, table, torch.tensor([0]), impl="triton")
