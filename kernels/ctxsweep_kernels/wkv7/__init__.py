@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype
+from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype, unfit_dtypes
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.wkv7.cpu import wkv7_torch
 
@@ -18,6 +18,7 @@ __all__ = ["MAX_CHUNK", "wkv7"]
 # A chunk's decays are held relative to its middle, so 32 tokens of the strongest decay are the
 # largest factor, exp(32 * 0.6065) = 2.7e8; products of two stay far inside float32.
 MAX_CHUNK = 64
+MOST_KEYS = 64  # of a head in Triton: a chunk's products keep all of them in one tile
 
 
 def wkv7(
@@ -40,7 +41,8 @@ def wkv7(
             the bound is what makes the chunked form safe in float32, and is not checked.
         v: values `[B, T, H, V]`.
         state: `[B, H, V, K]`, float32; it is not changed.
-        chunk: tokens per chunk, 1 to 64; it changes the speed, not the result.
+        chunk: tokens per chunk of the torch path, 1 to 64; it changes the speed, not the result.
+            The Triton path picks its own.
         impl: see `ctxsweep_kernels.dispatch.choose`.
 
     Returns:
@@ -51,7 +53,7 @@ def wkv7(
         UnsupportedImplementation: `impl` does not exist for this op.
     """
     op = "wkv7"
-    check_shapes(
+    sizes = check_shapes(
         op,
         r=(r, "B T H K"),
         log_w=(log_w, "B T H K"),
@@ -63,5 +65,12 @@ def wkv7(
     )
     check_state_dtype(op, state)
     check_chunk(op, chunk, most=MAX_CHUNK)
-    choose(impl, op, [tensor.device for tensor in (r, state)])
+    given = {"r": r, "log_w": log_w, "k": k, "v": v, "a": a, "b": b, "state": state}
+    unfit = unfit_dtypes(**given)
+    if unfit is None and sizes["K"] > MOST_KEYS:
+        unfit = f"K = {sizes['K']} and it takes at most {MOST_KEYS}; use impl='torch'"
+    if choose(impl, op, [tensor.device for tensor in given.values()], unfit=unfit) == "triton":
+        from ctxsweep_kernels.wkv7.plan import wkv7_triton
+
+        return wkv7_triton(r, log_w, k, v, a, b, state)
     return wkv7_torch(r, log_w, k, v, a, b, state, chunk)
