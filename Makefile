@@ -27,6 +27,9 @@ sweep: $(READY_TO_RUN) ## run a scenario and write its report: SCENARIO=long_ctx
 report: $(READY_TO_RUN) ## write a run's report again: RUN=results/long_ctx/... (default: the latest)
 	@$(BIN)/ctxsweep report $(RUN) $(ARGS)
 
+kernels: $(READY_TO_TEST) ## judge the GPU kernels without a GPU: ARGS="--check", ARGS="--device all --out DIR"
+	@$(BIN)/ctxsweep kernels $(ARGS)
+
 test: $(READY_TO_TEST) ## run the tests on all cores: ARGS="-k scenario"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
 

@@ -185,7 +185,7 @@ def _print(data: dict[str, Any], places: Sequence[tuple[str, str]]) -> None:
                 table.add_row(escape(row.case), f"[red]✕ {escape(row.error)}[/]")
                 continue
             cells = (row.cells[column.name] for column in columns)
-            table.add_row(escape(row.case), *(_text(cell) for cell in cells))
+            table.add_row(escape(row.case), *(_text(cell, wide) for cell in cells))
         console.print(table)
     for titles, rows in ((RATIO_TITLES, ratio_rows(data)), (RIVAL_TITLES, rival_rows(data))):
         if rows:
@@ -200,6 +200,6 @@ def _print(data: dict[str, Any], places: Sequence[tuple[str, str]]) -> None:
         console.print(f"[red]✕ {escape(name)}: {escape(why)}[/]")
 
 
-def _text(cell: Any) -> str:
+def _text(cell: Any, with_note: bool) -> str:
     text = escape(cell.text) if not cell.alarm else f"[red]{escape(cell.text)}[/]"
-    return f"{text}\n[dim]{escape(cell.note)}[/]" if cell.note else text
+    return f"{text}\n[dim]{escape(cell.note)}[/]" if cell.note and with_note else text

@@ -5,7 +5,7 @@ A file holds `kernels`, a list of entries:
     name: vllm/prefill-window      # unique
     kernel: package.module:function, or FILE.py:function beside the YAML
     beside: window_prefill/bf16-*  # glob of our cases that it stands beside
-    unit: score                    # or KiB
+    unit: score                    # or KiB, or update
     loops: [{name: steady, per_iteration: 512, trips: 128}]
     flops_per_iteration: 262144    # matrix FLOPs of one iteration, where there are any
     units_outside_loops: 1         # for a kernel without loops
@@ -31,12 +31,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from ctxsweep_kernels.launch import Launch
-from ctxsweep_kernels.static.case import Case, Work
+from ctxsweep_kernels.static.case import Case, Unit, Work
 from ctxsweep_kernels.static.compile import POINTERS
 
 FOLDER = Path(__file__).with_name("against")
@@ -215,8 +215,9 @@ def _check(path: Path, place: int, entry: Any) -> None:
         raise AgainstError(f"{where}: {', '.join(missing)} is missing")
     if extra := sorted(set(entry) - ENTRY_KEYS):
         raise AgainstError(f"{where}: {', '.join(map(str, extra))} is no key of an entry")
-    if entry["unit"] not in ("score", "KiB"):
-        raise AgainstError(f"{where}: unit is score or KiB, not {entry['unit']!r}")
+    if entry["unit"] not in get_args(Unit):
+        units = ", ".join(get_args(Unit))
+        raise AgainstError(f"{where}: unit is one of {units}, not {entry['unit']!r}")
     if ":" not in str(entry["kernel"]):
         raise AgainstError(f"{where}: kernel is written module:function or FILE.py:function")
     if not isinstance(entry["arguments"], dict):

@@ -11,14 +11,15 @@ from typing import Literal
 
 from ctxsweep_kernels.launch import Launch
 
-Unit = Literal["score", "KiB"]
+Unit = Literal["score", "KiB", "update"]
 
 
 @dataclass(frozen=True)
 class Work:
     """What a program (a thread block) of a launch does.
 
-    unit: `score` (one query with one key) or `KiB` (of cache or state that must be moved).
+    unit: `score` (one query with one key), `KiB` (of cache or state that must be moved to or from
+        memory: only this unit is bound by bytes) or `update` (one state value past one token).
     per_iteration: units of one iteration of each loop, in the order of `Case.loops`.
     trips: iterations of each loop that a typical program makes.
     flops_per_iteration: matrix FLOPs of one iteration of the source's loop, all warps, by which

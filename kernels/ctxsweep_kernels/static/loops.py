@@ -14,18 +14,26 @@ SHORTEST = 12  # instructions; shorter loops spin on a barrier
 
 @dataclass(frozen=True)
 class Flow:
-    """How control leaves an instruction: `target` is an index, `falls` whether the next follows."""
+    """How control leaves an instruction: to indices `targets`, and to the next if it `falls`."""
 
-    target: int | None = None
+    targets: tuple[int, ...] = ()
     falls: bool = True
+
+
+def reachable(flows: Sequence[Flow]) -> list[int]:
+    """Indices of the instructions that the first can come to, calls not followed.
+
+    What is left out is padding, and functions of the compiler that are called when all is lost.
+    """
+    starts, successors = _blocks(flows)
+    ends = [*starts[1:], len(flows)]
+    return [i for b in sorted(_postorder(successors)) for i in range(starts[b], ends[b])]
 
 
 def innermost(flows: Sequence[Flow]) -> list[list[int]]:
     """Indices of the instructions of every innermost loop, in the order of their headers."""
-    starts = _block_starts(flows)
-    block_of = {start: block for block, start in enumerate(starts)}
+    starts, successors = _blocks(flows)
     ends = [*starts[1:], len(flows)]
-    successors = [_successors(flows[end - 1], end, block_of) for end in ends]
     loops = _natural_loops(successors)
     long = {
         header: body
@@ -39,19 +47,21 @@ def innermost(flows: Sequence[Flow]) -> list[list[int]]:
     ]
 
 
-def _block_starts(flows: Sequence[Flow]) -> list[int]:
-    starts = {0}
+def _blocks(flows: Sequence[Flow]) -> tuple[list[int], list[list[int]]]:
+    """First instruction and successors of every basic block."""
+    places = {0}
     for index, flow in enumerate(flows):
-        if flow.target is not None:
-            starts.add(flow.target)
-        if flow.target is not None or not flow.falls:
-            starts.add(index + 1)
-    return sorted(start for start in starts if start < len(flows))
-
-
-def _successors(last: Flow, end: int, block_of: dict[int, int]) -> list[int]:
-    places = ([end] if last.falls else []) + ([last.target] if last.target is not None else [])
-    return [block_of[place] for place in places if place in block_of]
+        places.update(flow.targets)
+        if flow.targets or not flow.falls:
+            places.add(index + 1)
+    starts = sorted(place for place in places if place < len(flows))
+    block_of = {start: block for block, start in enumerate(starts)}
+    successors = []
+    for end in [*starts[1:], len(flows)]:
+        last = flows[end - 1]
+        following = (end, *last.targets) if last.falls else last.targets
+        successors.append([block_of[place] for place in following if place in block_of])
+    return starts, successors
 
 
 def _natural_loops(successors: list[list[int]]) -> dict[int, set[int]]:

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from ctxsweep_kernels.static.loops import Flow, innermost
+from ctxsweep_kernels.static.loops import Flow, innermost, reachable
 
 SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
 SASS_LABEL = re.compile(r"^(\.L_x?_?\w+):")
@@ -202,31 +202,38 @@ def read(text: str, amd: bool) -> Listing:
             predicated.append(bool(found[1]))
     if not instructions:
         raise ValueError("there is no machine code in the listing")
-    length = _without_padding(instructions)
-    del instructions[length:], predicated[length:]
-    flows = [_flow(*pair, labels) for pair in zip(instructions, predicated, strict=True)]
-    loops = [Code(tuple(instructions[i] for i in body)) for body in innermost(flows)]
-    return Listing(Code(tuple(instructions)), tuple(loops))
+    indirect = _indirect(instructions, labels)
+    flows = [
+        _flow(one, has_predicate, labels, indirect)
+        for one, has_predicate in zip(instructions, predicated, strict=True)
+    ]
+    whole, *loops = (
+        Code(tuple(instructions[i] for i in places))
+        for places in (reachable(flows), *innermost(flows))
+    )
+    return Listing(whole, tuple(loops))
 
 
-def _flow(instruction: Instruction, predicated: bool, labels: dict[str, int]) -> Flow:
+def _indirect(instructions: list[Instruction], labels: dict[str, int]) -> tuple[int, ...]:
+    """Where jumps through a table may lead: labels that no branch names."""
+    named = {label[0] for i in instructions if (label := TARGET.search(i.operands))}
+    return tuple(place for label, place in labels.items() if label not in named)
+
+
+def _flow(
+    instruction: Instruction, predicated: bool, labels: dict[str, int], indirect: tuple[int, ...]
+) -> Flow:
     opcode = instruction.opcode
-    if opcode.startswith(("EXIT", "RET", "BRX", "JMX", "s_endpgm", "s_setpc")):
-        return Flow(None, predicated)
+    if opcode.startswith(("BRX", "JMX")):
+        return Flow(indirect, predicated)
+    if opcode.startswith(("EXIT", "RET", "s_endpgm", "s_setpc")):
+        return Flow((), predicated)
     if not opcode.startswith(("BRA", "s_branch", "s_cbranch")):
         return Flow()  # a call comes back
     target = TARGET.search(instruction.operands)
     conditional = predicated or "," in instruction.operands or opcode.startswith("s_cbranch")
-    return Flow(labels.get(target[0]) if target else None, conditional)
-
-
-def _without_padding(instructions: list[Instruction]) -> int:
-    """Where the code ends, before the NOPs and the branch to itself behind the last exit."""
-    length = len(instructions)
-    while length > 1 and instructions[length - 1].opcode in ("NOP", "s_nop", "s_code_end"):
-        length -= 1
-    ended = length > 1 and instructions[length - 2].opcode in ("EXIT", "RET.REL.NODEC")
-    return length - 1 if ended and instructions[length - 1].opcode == "BRA" else length
+    place = labels.get(target[0]) if target else None
+    return Flow(() if place is None else (place,), conditional)
 
 
 def _kind(opcode: str, kinds: dict[str, str]) -> str:
