@@ -96,10 +96,10 @@ def scan_kernel(
             at = y + i * CHANNELS + channel
             written = channel < tl.where(last >= i, CHANNELS, 0)
             tl.store(at, out.to(y.dtype.element_ty), mask=written)
-        u += GROUP * u_token.to(tl.int64)
-        dt += GROUP * dt_token.to(tl.int64)
-        B += GROUP * B_token.to(tl.int64)
-        C += GROUP * C_token.to(tl.int64)
+        u += GROUP * u_token
+        dt += GROUP * dt_token
+        B += GROUP * B_token
+        C += GROUP * C_token
         y += GROUP * CHANNELS
     tile = (batch * CHANNELS + channel[:, None]) * N + n[None, :]
     tl.store(new_state + tile, h, mask=mask)

@@ -127,9 +127,9 @@ def states_kernel(
         incoming = (x_now.to(tl.float32) * weight[:, None]).to(OPERAND)
         h *= tl.exp2(total.to(tl.float32))
         h = tl.dot(tl.trans(incoming), b_now.to(OPERAND), h, input_precision=PRECISION)
-        x += CHUNK * x_token.to(tl.int64)
-        dt += CHUNK * dt_token.to(tl.int64)
-        B += CHUNK * B_token.to(tl.int64)
+        x += CHUNK * x_token
+        dt += CHUNK * dt_token
+        B += CHUNK * B_token
         first_states += H * P * N
     tl.store(new_state + (batch * H + head) * (P * N) + tile, h, mask=in_state)
 
