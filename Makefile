@@ -9,7 +9,7 @@ READY_TO_RUN := .venv/.ready-to-run
 READY_TO_TEST := .venv/.ready-to-test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report test test-gpu bench lint schema clean
+.PHONY: help setup sweep report kernels test test-gpu bench lint schema clean
 
 help: ## show this list
 	@echo 'What a longer context costs, on this architecture and this machine.'
