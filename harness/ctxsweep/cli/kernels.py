@@ -19,9 +19,9 @@ from rich.table import Table
 from ctxsweep.cli.errors import BadInput
 from ctxsweep.report.kernels_page import render_kernels_page
 from ctxsweep.report.kernels_table import (
-    COLUMNS,
     RATIO_TITLES,
     RIVAL_TITLES,
+    columns_of,
     markdown,
     ratio_rows,
     rival_rows,
@@ -174,24 +174,25 @@ def _write(
 def _print(data: dict[str, Any], places: Sequence[tuple[str, str]]) -> None:
     console = Console(highlight=False)
     wide = console.width >= WIDE_TERMINAL
-    columns = [column for column in COLUMNS if wide or column.name in NARROW]
     for name, arch in places:
+        rows = rows_of(data, name, arch)
+        columns = [column for column in columns_of(rows) if wide or column.name in NARROW]
         table = Table(title=f"{name} ({arch})" if name else arch, title_justify="left")
         table.add_column("kernel", no_wrap=True)
         for column in columns:
             table.add_column(column.title, overflow="fold")
-        for row in rows_of(data, name, arch):
+        for row in rows:
             if row.error:
                 table.add_row(escape(row.case), f"[red]✕ {escape(row.error)}[/]")
                 continue
             cells = (row.cells[column.name] for column in columns)
             table.add_row(escape(row.case), *(_text(cell, wide) for cell in cells))
         console.print(table)
-    for titles, rows in ((RATIO_TITLES, ratio_rows(data)), (RIVAL_TITLES, rival_rows(data))):
-        if rows:
+    for titles, texts in ((RATIO_TITLES, ratio_rows(data)), (RIVAL_TITLES, rival_rows(data))):
+        if texts:
             table = Table(*titles)
             table.columns[0].no_wrap = True
-            for one in rows:
+            for one in texts:
                 table.add_row(*map(escape, one))
             console.print(table)
     if not wide:

@@ -42,10 +42,7 @@ def render_kernels_page(
         answer=_answer(data),
         triton=data["triton"],
         columns=kernels_table.COLUMNS,
-        devices=[
-            (name, arch, kernels_table.rows_of(data, name, arch), _mixes(data, arch))
-            for name, arch in devices
-        ],
+        devices=[_device(data, name, arch) for name, arch in devices],
         kinds=[", ".join(kinds) for kinds in KINDS] + ["other"],
         ratio_titles=kernels_table.RATIO_TITLES,
         ratios=kernels_table.ratio_rows(data),
@@ -58,6 +55,16 @@ def render_kernels_page(
         light=theme.LIGHT,
         dark=theme.DARK,
     )
+
+
+def _device(data: dict[str, Any], name: str, arch: str) -> dict[str, Any]:
+    rows = kernels_table.rows_of(data, name, arch)
+    return {
+        "name": f"{name} ({arch})" if name else arch,
+        "rows": rows,
+        "columns": kernels_table.columns_of(rows),
+        "mixes": _mixes(data, arch),
+    }
 
 
 def _answer(data: dict[str, Any]) -> str:

@@ -70,6 +70,15 @@ def rows_of(data: Data, device: str | None, arch: str) -> list[Row]:
     return [_row(one, data, device) for one in data["figures"] if one["arch"] == arch]
 
 
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """The columns in which any of the rows has something."""
+    return [
+        column
+        for column in COLUMNS
+        if any(row.cells.get(column.name, NOTHING) != NOTHING for row in rows)
+    ]
+
+
 def _row(one: Data, data: Data, device: str | None) -> Row:
     name = one["case"] if one["launch"] == 0 else f"{one['case']} #{one['launch'] + 1}"
     if one["error"]:
@@ -181,6 +190,7 @@ def goals_of(one: Data, moved: Data | None) -> Iterator[tuple[str, float, float 
     reached = {
         "per_unit": one["per_unit"],
         "traffic": moved["ratio"] if moved and not moved["error"] else None,
+        "unique": moved["unique_ratio"] if moved and not moved["error"] else None,
         "masked": max(_others(one).values(), default=None),
     }
     for name, goal in one["goal"].items():
@@ -270,23 +280,25 @@ RIVAL_TITLES = (
 def markdown(data: Data, devices: Sequence[tuple[str, str]]) -> str:
     """All tables as Markdown; devices by name and architecture."""
     parts = [f"Compiled with Triton {data['triton']}; wi = warp instructions.\n"]
-    titles = ("kernel", *(column.title for column in COLUMNS))
     for device, arch in devices:
+        rows = rows_of(data, device, arch)
+        columns = columns_of(rows)
+        titles = ("kernel", *(column.title for column in columns), *([] if columns else ["error"]))
         body = []
-        for row in rows_of(data, device, arch):
+        for row in rows:
             if row.error:
                 body.append((row.case, f"does not compile: {row.error}", *[""] * (len(titles) - 2)))
                 continue
-            cells = (row.cells[column.name] for column in COLUMNS)
+            cells = (row.cells[column.name] for column in columns)
             body.append((row.case, *(_with_note(cell) for cell in cells)))
-        parts.append(f"## {device} ({arch})\n\n{_markdown(titles, body)}")
+        parts.append(f"## {f'{device} ({arch})' if device else arch}\n\n{_markdown(titles, body)}")
     if ratios := ratio_rows(data):
         parts.append(f"## Beside other libraries\n\n{_markdown(RATIO_TITLES, ratios)}")
     if rivals := rival_rows(data):
         parts.append(f"## Other libraries' kernels\n\n{_markdown(RIVAL_TITLES, rivals)}")
     if data["problems"]:
-        rows = list(data["problems"].items())
-        parts.append(f"## Not judged\n\n{_markdown(('what', 'why'), rows)}")
+        problems = list(data["problems"].items())
+        parts.append(f"## Not judged\n\n{_markdown(('what', 'why'), problems)}")
     return "\n".join(parts)
 
 

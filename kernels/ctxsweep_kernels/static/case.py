@@ -70,7 +70,8 @@ class Case:
         TRITON_INTERPRET=1 and may make tensors of a few MiB (the interpreter is slow).
     goal: the figure that the case is held to, such as `{"per_unit": 0.22}`; shown, not enforced.
         Keys: `per_unit` (warp instructions, average over a program), `traffic` (bytes moved over
-        the minimum), `masked` (a masked loop's cost over the steady one's).
+        the minimum), `unique` (the same with each byte once: what caches leave to memory),
+        `masked` (the dearest other loop's cost over the steady one's).
     """
 
     name: str
