@@ -121,9 +121,13 @@ def test_unrolling_is_seen_in_matrix_work():
 
 
 def test_unrolling_is_seen_in_loaded_bytes_where_no_matrix_work_is():
-    loop = loop_of(*["LDG.E.128 R4, desc[UR4][R2.64]"] * 12)
-    work = Work("KiB", (2.0,), (8.0,))  # an iteration loads one 16-byte vector in each lane
-    assert unrolled(loop, 4, 32, work, 2.0) == (12, None)
+    loop = loop_of(*["LDG.E.128 R4, desc[UR4][R2.64]"] * 12)  # 2 KiB each in 4 warps
+    given = Work("KiB", (2.0,), (8.0,), loaded_per_iteration=2 * 3 * 1024)
+    assert unrolled(loop, 4, 32, given, 2.0) == (4, None)
+    # Not given: what is loaded many times must not look cheap.
+    factor, remark = unrolled(loop, 4, 32, Work("KiB", (2.0,), (8.0,)), 2.0)
+    assert factor == 1
+    assert remark == "loads 12.00 times its KiB: unrolled, or loaded more than once"
 
 
 def compiled(text: str, arch: str = "sm_90") -> Compiled:

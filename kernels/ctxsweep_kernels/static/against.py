@@ -8,6 +8,7 @@ A file holds `kernels`, a list of entries:
     unit: score                    # or KiB, or update
     loops: [{name: steady, per_iteration: 512, trips: 128}]
     flops_per_iteration: 262144    # matrix FLOPs of one iteration, where there are any
+    loaded_per_iteration: 4096     # bytes, where there are none
     units_outside_loops: 1         # for a kernel without loops
     num_warps: 4
     num_stages: 3
@@ -42,7 +43,7 @@ from ctxsweep_kernels.static.compile import POINTERS
 FOLDER = Path(__file__).with_name("against")
 ENTRY_KEYS = {
     "name", "kernel", "beside", "unit", "loops", "flops_per_iteration", "units_outside_loops",
-    "num_warps", "num_stages", "options", "arguments", "note",
+    "loaded_per_iteration", "num_warps", "num_stages", "options", "arguments", "note",
 }  # fmt: skip
 NEEDED = ("name", "kernel", "beside", "unit", "arguments")
 TENSORS = {"*" + name: dtype for dtype, name in POINTERS.items()}
@@ -86,6 +87,7 @@ class Rival:
             tuple(float(loop["trips"]) for loop in loops),
             float(self.entry.get("flops_per_iteration", 0.0)),
             float(self.entry.get("units_outside_loops", 0.0)),
+            float(self.entry.get("loaded_per_iteration", 0.0)),
         )
         names = tuple(loop["name"] for loop in loops)
         return Case(self.name, lambda arch: [launch], names, lambda launch: work)

@@ -23,7 +23,9 @@ class Work:
     per_iteration: units of one iteration of each loop, in the order of `Case.loops`.
     trips: iterations of each loop that a typical program makes.
     flops_per_iteration: matrix FLOPs of one iteration of the source's loop, all warps, by which
-        unrolling is seen; 0 where there are none (then bytes per iteration decide).
+        unrolling is seen; 0 where there are none.
+    loaded_per_iteration: bytes that the loads of one iteration ask for, all threads together, by
+        which unrolling is seen where there is no matrix work; 0: not unrolled.
     units_outside_loops: units that straight-line code does, for kernels without a loop.
     """
 
@@ -32,6 +34,7 @@ class Work:
     trips: tuple[float, ...]
     flops_per_iteration: float = 0.0
     units_outside_loops: float = 0.0
+    loaded_per_iteration: float = 0.0
 
     @property
     def units(self) -> float:

@@ -13,6 +13,8 @@ from ctxsweep_kernels.static.devices import limits_of
 from ctxsweep_kernels.static.machine_code import Code, Listing, read
 
 STEADY = "steady"
+KIB = 1024
+MUCH = 1.5  # times its units that a loop without matrix work loads, worth a remark
 WHOLE = 0.15  # how far from a whole number a ratio may lie that is one
 
 
@@ -144,23 +146,22 @@ def unrolled(
 ) -> tuple[int, str | None]:
     """Iterations of the source in one of the loop, and a remark where that is not sure.
 
-    Matrix FLOPs decide where they are known, else the loaded bytes. FLOPs that are no whole
-    multiple are work done twice, such as by warps that share a tile.
+    Matrix FLOPs decide where they are known, else the loaded bytes if the case gives them. What is
+    no whole multiple is work done twice, such as by warps that share a tile.
     """
-    flops = code.matrix_flops(num_warps)
+    flops, loaded = code.matrix_flops(num_warps), code.loaded_bytes * lanes * num_warps
     if work.flops_per_iteration and flops:
-        ratio = flops / work.flops_per_iteration
-        nearest = max(1, round(ratio))
-        if abs(ratio - nearest) <= WHOLE * nearest:
-            return nearest, None
-        return max(1, int(ratio)), f"matrix work is {ratio:.2f} times that of an iteration"
-    if work.unit == "KiB" and units and code.loaded_bytes:
-        ratio = code.loaded_bytes * lanes * num_warps / (1024 * units)
-        nearest = max(1, round(ratio))
-        if abs(ratio - nearest) <= WHOLE * nearest:
-            return nearest, None
-        return max(1, int(ratio)), f"loads {ratio:.2f} times the bytes of an iteration"
-    return 1, None
+        ratio, remark = flops / work.flops_per_iteration, "matrix work is {:.2f} times that of"
+    elif work.loaded_per_iteration and loaded:
+        ratio, remark = loaded / work.loaded_per_iteration, "loads {:.2f} times the bytes of"
+    else:
+        asked = loaded / (KIB * units) if work.unit == "KiB" and units else 0.0
+        much = f"loads {asked:.2f} times its KiB: unrolled, or loaded more than once"
+        return 1, much if asked >= MUCH else None
+    nearest = max(1, round(ratio))
+    if abs(ratio - nearest) <= WHOLE * nearest:
+        return nearest, None
+    return max(1, int(ratio)), f"{remark.format(ratio)} an iteration"
 
 
 def _named(
