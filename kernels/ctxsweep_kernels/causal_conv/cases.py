@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 
 from ctxsweep_kernels.causal_conv.kernel import plan_convolution
-from ctxsweep_kernels.launch import Launch
-from ctxsweep_kernels.static.case import Case, Work
+from ctxsweep_kernels.launch import INTERPRETED_AS, Launch
+from ctxsweep_kernels.static.case import Case, Trace, Work
 
 TOKENS, CHANNELS, TAPS = 4096, 5376, 4
 
 
-def prefill(arch: str) -> list[Launch]:
-    def meta(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+def prefill(
+    arch: str, device: str = "meta", tokens: int = TOKENS, channels: int = CHANNELS
+) -> list[Launch]:
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.bfloat16, device=device)
 
-    x, y = (meta(1, TOKENS, CHANNELS) for _ in range(2))
-    state, new_state = (meta(1, TAPS - 1, CHANNELS) for _ in range(2))
-    weight, bias = meta(CHANNELS, TAPS), meta(CHANNELS)
+    x, y = (zeros(1, tokens, channels) for _ in range(2))
+    state, new_state = (zeros(1, TAPS - 1, channels) for _ in range(2))
+    weight, bias = zeros(channels, TAPS), zeros(channels)
     return plan_convolution(x, weight, bias, state, "silu", y, new_state, arch)
 
 
@@ -28,4 +30,10 @@ def work(launch: Launch) -> Work:
     return Work("KiB", (), (), units_outside_loops=moved / 1024)
 
 
-CASES = (Case("causal_conv/bf16-silu-k4", prefill, (), work),)
+def trace() -> Trace:
+    launches = prefill(INTERPRETED_AS, "cpu", 512, 256)
+    tensors = launches[0].arguments.items()
+    return Trace(launches, {n: t.nbytes for n, t in tensors if isinstance(t, torch.Tensor)})
+
+
+CASES = (Case("causal_conv/bf16-silu-k4", prefill, (), work, trace),)

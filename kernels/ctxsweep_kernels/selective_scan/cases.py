@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.launch import Launch
+from ctxsweep_kernels.launch import INTERPRETED_AS, Launch
 from ctxsweep_kernels.selective_scan.kernel import plan_scan
-from ctxsweep_kernels.static.case import Case, Work
+from ctxsweep_kernels.static.case import Case, Trace, Work
 
 TOKENS, CHANNELS, N = 4096, 5120, 16
 
 
-def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
+def prefill(
+    arch: str, device: str = "meta", tokens: int = TOKENS, channels: int = CHANNELS
+) -> list[Launch]:
+    def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
 
-
-def prefill(arch: str) -> list[Launch]:
-    u, dt = (meta(1, TOKENS, CHANNELS) for _ in range(2))
-    B, C = (meta(1, TOKENS, N) for _ in range(2))
-    A = meta(CHANNELS, N, dtype=torch.float32)
-    D = meta(CHANNELS, dtype=torch.float32)
-    state, new_state = (meta(1, CHANNELS, N, dtype=torch.float32) for _ in range(2))
-    return plan_scan(u, dt, A, B, C, state, D, u, new_state, arch)
+    u, dt, y = (zeros(1, tokens, channels) for _ in range(3))
+    B, C = (zeros(1, tokens, N) for _ in range(2))
+    A = zeros(channels, N, dtype=torch.float32)
+    D = zeros(channels, dtype=torch.float32)
+    state, new_state = (zeros(1, channels, N, dtype=torch.float32) for _ in range(2))
+    return plan_scan(u, dt, A, B, C, state, D, y, new_state, arch)
 
 
 def work(launch: Launch) -> Work:
@@ -31,4 +32,10 @@ def work(launch: Launch) -> Work:
     return Work("KiB", (passed,), (TOKENS / given["GROUP"],))
 
 
-CASES = (Case("selective_scan/bf16-n16", prefill, ("steady",), work),)
+def trace() -> Trace:
+    launches = prefill(INTERPRETED_AS, "cpu", 64, 256)
+    tensors = launches[0].arguments.items()
+    return Trace(launches, {n: t.nbytes for n, t in tensors if isinstance(t, torch.Tensor)})
+
+
+CASES = (Case("selective_scan/bf16-n16", prefill, ("steady",), work, trace),)

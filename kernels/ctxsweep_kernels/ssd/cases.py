@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from ctxsweep_kernels.launch import Launch
+from ctxsweep_kernels.launch import INTERPRETED_AS, Launch
 from ctxsweep_kernels.ssd.plan import plan_scan
-from ctxsweep_kernels.static.case import Case, Work
+from ctxsweep_kernels.static.case import Case, Trace, Work
 
 TOKENS, HEADS, P, N = 4096, 80, 64, 128
 
 
-def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
+def prefill(
+    dtype: torch.dtype, arch: str, device: str = "meta", tokens: int = TOKENS, heads: int = HEADS
+) -> list[Launch]:
+    def zeros(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    x, y = (zeros(1, tokens, heads, P) for _ in range(2))
+    dt = zeros(1, tokens, heads)
+    A, D = (zeros(heads, dtype=torch.float32) for _ in range(2))
+    B, C = (zeros(1, tokens, 1, N) for _ in range(2))
+    state, new_state = (zeros(1, heads, P, N, dtype=torch.float32) for _ in range(2))
+    return plan_scan(x, dt, A, B, C, state, D, y, new_state, arch)
 
 
-def prefill(dtype: torch.dtype) -> Callable[[str], list[Launch]]:
-    def plan(arch: str) -> list[Launch]:
-        x = meta(1, TOKENS, HEADS, P, dtype=dtype)
-        dt = meta(1, TOKENS, HEADS, dtype=dtype)
-        A, D = (meta(HEADS, dtype=torch.float32) for _ in range(2))
-        B, C = (meta(1, TOKENS, 1, N, dtype=dtype) for _ in range(2))
-        state, new_state = (meta(1, HEADS, P, N, dtype=torch.float32) for _ in range(2))
-        return plan_scan(x, dt, A, B, C, state, D, x, new_state, arch)
-
-    return plan
+def trace(dtype: torch.dtype) -> Trace:
+    """Every input and output once; the states at the chunks' starts are not needed, and count."""
+    launches = prefill(dtype, INTERPRETED_AS, "cpu", 512, 4)
+    tensors = {
+        name: value
+        for launch in launches
+        for name, value in launch.arguments.items()
+        if isinstance(value, torch.Tensor) and name != "first_states"
+    }
+    return Trace(launches, {name: tensor.nbytes for name, tensor in tensors.items()})
 
 
 def work(launch: Launch) -> Work:
@@ -38,7 +48,12 @@ def work(launch: Launch) -> Work:
     return Work("KiB", (moved / 1024,), (trips,), flops_per_iteration=2.0 * chunk * p * n)
 
 
+def case(name: str, dtype: torch.dtype) -> Case:
+    plan, traced = partial(prefill, dtype), partial(trace, dtype)
+    return Case(f"ssd_prefill/{name}", plan, ("steady",), work, traced)
+
+
 CASES = (
-    Case("ssd_prefill/bf16-p64-n128", prefill(torch.bfloat16), ("steady",), work),
-    Case("ssd_prefill/fp32-p64-n128", prefill(torch.float32), ("steady",), work),
+    case("bf16-p64-n128", torch.bfloat16),
+    case("fp32-p64-n128", torch.float32),
 )
