@@ -54,6 +54,27 @@ def product(a, b, acc):
 
 
 @triton.jit
+def load_rows(ptr, rows, mask, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK: tl.constexpr):
+    """`[BLOCK, D_PAD]`: rows of D elements, zero where `mask` (or None) says so and past D."""
+    dims = tl.arange(0, D_PAD)
+    ptr += rows[:, None] * D + dims[None, :]
+    if mask is not None:
+        return tl.load(ptr, mask=mask[:, None] & (dims < D)[None, :], other=0.0)
+    if D_PAD > D:
+        return tl.load(ptr, mask=tl.broadcast_to((dims < D)[None, :], [BLOCK, D_PAD]), other=0.0)
+    return tl.load(ptr)
+
+
+@triton.jit
+def bytes_of(words, TO: tl.constexpr):
+    """The four bytes of every int32 of `[n, m]`, as `[n, 4 * m]` of a type of one byte."""
+    even = tl.join(words.to(tl.int8), (words >> 16).to(tl.int8))
+    odd = tl.join((words >> 8).to(tl.int8), (words >> 24).to(tl.int8))
+    codes = tl.join(even, odd).reshape([words.shape[0], 4 * words.shape[1]])
+    return codes.to(TO, bitcast=True)
+
+
+@triton.jit
 def attend(
     state, q, units, positions, slopes, pages_ptr, scales_ptr, table, k_slots, v_slots,
     tile, length, first, window, sinks, softcap,
@@ -72,28 +93,24 @@ def attend(
         zero = 0.0
         if window is not None:
             mask &= (keys >= first) | (keys < sinks)
-    dims = tl.arange(0, D_PAD)
     if PAGE % BLOCK == 0:
         page = tl.load(table + tile // (PAGE // BLOCK)).to(tl.int64)
         start = page * PAGE + tile % (PAGE // BLOCK) * BLOCK
-        offsets = local[:, None] * D + dims[None, :]
-        k_ptr = pages_ptr + (k_slots + start) * D + offsets
-        v_ptr = pages_ptr + (v_slots + start) * D + offsets
+        rows = local
         slots = start + local
     else:
         pages = tl.load(table + keys // PAGE, mask=mask, other=zero)
-        slots = pages.to(tl.int64) * PAGE + keys % PAGE
-        k_ptr = pages_ptr + ((k_slots + slots) * D)[:, None] + dims[None, :]
-        v_ptr = pages_ptr + ((v_slots + slots) * D)[:, None] + dims[None, :]
-    if D_PAD == D:
-        inside = None if mask is None else mask[:, None]
-    elif mask is None:
-        inside = tl.broadcast_to((dims < D)[None, :], [BLOCK, D_PAD])
-        zero = 0.0
+        start = tl.full([], 0, tl.int64)
+        rows = pages.to(tl.int64) * PAGE + keys % PAGE
+        slots = rows
+    k = load_rows(pages_ptr + (k_slots + start) * D, rows, mask, D, D_PAD, BLOCK)
+    v_ptr = pages_ptr + (v_slots + start) * D
+    if k.dtype.primitive_bitwidth == 8:
+        # Values wait in registers for the next iteration, where bytes would take one each.
+        v_ptr = v_ptr.to(tl.pointer_type(tl.int32), bitcast=True)
+        v = bytes_of(load_rows(v_ptr, rows, mask, D // 4, D_PAD // 4, BLOCK), k.dtype)
     else:
-        inside = mask[:, None] & (dims < D)[None, :]
-    k = tl.load(k_ptr, mask=inside, other=zero)
-    v = tl.load(v_ptr, mask=inside, other=zero)
+        v = load_rows(v_ptr, rows, mask, D, D_PAD, BLOCK)
     k = widen(k, QK, E4M3_BITS)
     v = widen(v, PV, E4M3_BITS)
     if PERMUTED:

@@ -70,8 +70,12 @@ def plan_decode(
     out: Tensor,
     rule: ScoreRule,
     arch: str,
+    sms: int | None = None,
 ) -> list[Launch]:
-    """Launches that write `out` `[B, Hq, T, D]`; arguments as in `paged_decode_attention`."""
+    """Launches that write `out` `[B, Hq, T, D]`; arguments as in `paged_decode_attention`.
+
+    sms: multiprocessors to fill; None: those of the device.
+    """
     batch, q_heads, tokens, dim = q.shape
     rows = q_heads // cache.kv_heads * tokens
     qk, pv = product_dtypes(q.dtype, cache.dtype)
@@ -89,7 +93,7 @@ def plan_decode(
     share = ceil(rows * (dim + 1) * 4 / (MERGED_SHARE * tile_bytes))
     least = min(share, MOST_TILES_FOR_SHARE)
     programs = batch * cache.kv_heads * row_blocks
-    slots = PROGRAMS_PER_SM * multiprocessors(q.device)
+    slots = PROGRAMS_PER_SM * (sms or multiprocessors(q.device))
     splits = split_count(programs, tiles, least, slots)
 
     shape = (batch, cache.kv_heads, rows, splits)

@@ -17,7 +17,7 @@ from ctxsweep_kernels.launch import Launch
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_cache.storage import FP8_DTYPES, INT8_MAX, NAN_CODE
 
-HEADS_OF_PROGRAM = 8
+HEADS_OF_PROGRAM = 16
 MANTISSA_BITS = {torch.float8_e4m3fn: 3, torch.float8_e5m2: 2}
 HALF_PI = tl.constexpr(math.pi / 2)
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
@@ -225,7 +225,7 @@ def plan_append(
     for name, x in (("q", q), ("k", k), ("v", v)):
         for axis, stride in zip("bht", x.stride()[:3], strict=True):
             arguments[f"{name}_stride_{axis}"] = stride
-    warps = 1 if dim <= 128 else 2
+    warps = 2 if dim <= 128 else 4
     return [Launch(append_kernel, (parts, tokens, batch), arguments, num_warps=warps, num_stages=1)]
 
 
