@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype
+from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype, unfit_dtypes
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.retention.cpu import retention_torch
 
-__all__ = ["retention"]
+__all__ = ["MOST_KEYS", "retention"]
+
+MOST_KEYS = 256  # of a head in Triton, where a block of queries keeps all of them
 
 
 def retention(
@@ -31,7 +33,8 @@ def retention(
         v: values `[B, T, H, V]`.
         log_gamma: natural logarithm of each head's decay `[H]`, at most 0.
         state: `[B, H, K, V]`, float32; it is not changed.
-        chunk: tokens per chunk; it changes the speed, not the result.
+        chunk: tokens per chunk of the torch path; it changes the speed, not the result. The
+            Triton path has its own.
         impl: see `ctxsweep_kernels.dispatch.choose`.
 
     Returns:
@@ -42,7 +45,7 @@ def retention(
         UnsupportedImplementation: `impl` does not exist for this op.
     """
     op = "retention"
-    check_shapes(
+    sizes = check_shapes(
         op,
         q=(q, "B T H K"),
         k=(k, "B T H K"),
@@ -52,5 +55,12 @@ def retention(
     )
     check_state_dtype(op, state)
     check_chunk(op, chunk)
-    choose(impl, op, [tensor.device for tensor in (q, state)])
+    given = {"q": q, "k": k, "v": v, "log_gamma": log_gamma, "state": state}
+    unfit = unfit_dtypes(**given)
+    if unfit is None and sizes["K"] > MOST_KEYS:
+        unfit = f"K = {sizes['K']} and it takes at most {MOST_KEYS}; use impl='torch'"
+    if choose(impl, op, [tensor.device for tensor in given.values()], unfit=unfit) == "triton":
+        from ctxsweep_kernels.retention.plan import retention_triton
+
+        return retention_triton(q, k, v, log_gamma, state)
     return retention_torch(q, k, v, log_gamma, state, chunk)

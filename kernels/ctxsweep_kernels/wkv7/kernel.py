@@ -65,8 +65,8 @@ def decode_kernel(
 @triton.jit
 def inverse(A, row, column, C: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
     """`(I - A)^-1` of a strictly lower triangular `[C, C]`, by halves: with the diagonal blocks of
-    size 2^s inverted in X, those of twice the size follow from `X + X A' X`, where A' is what lies between
-    two neighbours. No power of A is formed, so nothing grows that must cancel."""
+    size 2^s inverted in X, those of twice the size follow from `X + X A' X`, where A' is what lies
+    between two neighbours. No power of A is formed, so nothing grows that must cancel."""
     X = tl.where(row == column, 1.0, tl.where(row ^ 1 == column, A.to(tl.float32), 0.0))
     for s in tl.static_range(1, 6):
         if 1 << s < C:
