@@ -116,8 +116,15 @@ def test_unrolling_is_seen_in_matrix_work():
     twice = dataclasses.replace(work, flops_per_iteration=flops * 4 / 1.5)
     assert unrolled(loop, 4, 32, twice, 64.0) == (
         1,
-        "matrix work is 1.50 times that of an iteration",
+        "matrix work 1.50× that of an iteration",
     )
+
+
+def test_matrix_work_that_bytes_do_not_share_is_done_repeatedly():
+    opcodes = ["HMMA.1688.F32.TF32 R1, R2, R3, R1"] * 12 + ["LDG.E.128 R4, desc[UR4][R2.64]"]
+    flops = 2 * 16 * 8 * 8 * 4 * 4  # as where a product of float32 is three of TF32
+    loop, work = loop_of(*opcodes), Work("KiB", (2.0,), (8.0,), flops)
+    assert unrolled(loop, 4, 32, work, 2.0) == (1, "matrix work 3.00× that of an iteration")
 
 
 def test_unrolling_is_seen_in_loaded_bytes_where_no_matrix_work_is():
@@ -127,7 +134,7 @@ def test_unrolling_is_seen_in_loaded_bytes_where_no_matrix_work_is():
     # Not given: what is loaded many times must not look cheap.
     factor, remark = unrolled(loop, 4, 32, Work("KiB", (2.0,), (8.0,)), 2.0)
     assert factor == 1
-    assert remark == "loads 12.00 times its KiB: unrolled, or loaded more than once"
+    assert remark == "bytes moved 12.00× that of an iteration"
 
 
 def compiled(text: str, arch: str = "sm_90") -> Compiled:
@@ -136,13 +143,14 @@ def compiled(text: str, arch: str = "sm_90") -> Compiled:
 
 def test_figures_are_per_unit_of_work():
     flops = 2 * 2 * (2 * 64 * 128 * 16) + 2 * 128 * 64 * 16
-    work = Work("score", (1000.0,), (10.0,), flops / 2)  # the listing's loop is unrolled twice
+    # The listing's loop is two iterations: twice the matrix work, and 8 x 32 exponentials.
+    work = Work("score", (128.0,), (10.0,), flops / 2)
     case = Case("x", lambda arch: [], ("steady",), lambda launch: work)
     figures = measure(case, "kernel", 0, compiled(SASS), work)
     assert figures.steady and figures.steady.unroll == 2
-    assert figures.steady.per_unit == 19 * 8 / 2000
-    assert figures.steady.exponentials_per_unit == 8 * 32 / 2000
-    assert figures.per_unit == pytest.approx((4 + 19 / 2 * 10) * 8 / 10_000)
+    assert figures.steady.per_unit == 19 * 8 / 256
+    assert figures.steady.exponentials_per_unit == 1.0
+    assert figures.per_unit == pytest.approx((4 + 19 / 2 * 10) * 8 / 1280)
 
 
 def test_a_loop_that_the_compiler_unrolled_whole_is_remarked():

@@ -14,7 +14,7 @@ from ctxsweep_kernels.static.machine_code import Code, Listing, read
 
 STEADY = "steady"
 KIB = 1024
-MUCH = 1.5  # times its units that a loop without matrix work loads, worth a remark
+MUCH = 1.25  # times an iteration's work that is worth a remark
 WHOLE = 0.15  # how far from a whole number a ratio may lie that is one
 
 
@@ -144,24 +144,38 @@ def measure(case: Case, kernel: str, place: int, built: Compiled, work: Work | N
 def unrolled(
     code: Code, num_warps: int, lanes: int, work: Work, units: float
 ) -> tuple[int, str | None]:
-    """Iterations of the source in one of the loop, and a remark where that is not sure.
+    """Iterations of the source in one of the loop, and a remark where work is done repeatedly.
 
-    Matrix FLOPs decide where they are known, else the loaded bytes if the case gives them. What is
-    no whole multiple is work done twice, such as by warps that share a tile.
+    Unrolling multiplies everything: the matrix FLOPs, the bytes, the exponentials. What multiplies
+    only some of them is work done more than once, such as by warps that share a tile, and must not
+    make a kernel look cheap; so the least multiple decides.
     """
-    flops, loaded = code.matrix_flops(num_warps), code.loaded_bytes * lanes * num_warps
+    threads = lanes * num_warps
+    flops, moved = code.matrix_flops(num_warps), (code.moved_bytes or 0) * threads
+    multiples: dict[str, float] = {}
     if work.flops_per_iteration and flops:
-        ratio, remark = flops / work.flops_per_iteration, "matrix work is {:.2f} times that of"
-    elif work.loaded_per_iteration and loaded:
-        ratio, remark = loaded / work.loaded_per_iteration, "loads {:.2f} times the bytes of"
-    else:
-        asked = loaded / (KIB * units) if work.unit == "KiB" and units else 0.0
-        much = f"loads {asked:.2f} times its KiB: unrolled, or loaded more than once"
-        return 1, much if asked >= MUCH else None
+        multiples["matrix work"] = flops / work.flops_per_iteration
+    if work.loaded_per_iteration and code.loaded_bytes:
+        loaded = code.loaded_bytes * threads
+        multiples["bytes loaded"] = loaded / work.loaded_per_iteration
+    elif work.unit == "KiB" and units and moved:
+        multiples["bytes moved"] = moved / (KIB * units)
+    exponentials = code.mix.get("exponential", 0) * threads
+    if work.unit == "score" and units and exponentials:
+        multiples["exponentials"] = exponentials / units
+    sure = "matrix work" in multiples or "bytes loaded" in multiples
+    unroll = _whole(min(multiples.values())) if sure else 1
+    repeated = [
+        f"{name} {ratio / unroll:.2f}×"
+        for name, ratio in multiples.items()
+        if ratio > unroll * MUCH and name != "exponentials"
+    ]
+    return unroll, f"{', '.join(repeated)} that of an iteration" if repeated else None
+
+
+def _whole(ratio: float) -> int:
     nearest = max(1, round(ratio))
-    if abs(ratio - nearest) <= WHOLE * nearest:
-        return nearest, None
-    return max(1, int(ratio)), f"{remark.format(ratio)} an iteration"
+    return nearest if abs(ratio - nearest) <= WHOLE * nearest else max(1, int(ratio))
 
 
 def _named(

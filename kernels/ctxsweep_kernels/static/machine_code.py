@@ -147,8 +147,15 @@ class Code:
 
     @property
     def loaded_bytes(self) -> int:
-        """Bytes per lane that the loop's global loads bring, TMA not counted."""
+        """Bytes per lane that the global loads bring, TMA not counted."""
         return sum(width * count for width, count in self.load_widths.items())
+
+    @property
+    def moved_bytes(self) -> int | None:
+        """Bytes per lane that global loads and stores move; None with TMA, which does not tell."""
+        moves = [i for i in self.instructions if i.kind in ("global load", "global store")]
+        sizes = [i.load_bytes for i in moves]
+        return None if 0 in sizes else sum(sizes)
 
     def matrix_flops(self, num_warps: int) -> float:
         """FLOPs of the matrix instructions, all warps of a block together."""
