@@ -6,6 +6,9 @@ read shows.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -157,9 +160,9 @@ def test_chunks_give_what_the_whole_gives(cache_dtype: torch.dtype, device: torc
 def test_it_is_the_dense_op_over_pages(device: torch.device) -> None:
     filled = Filled([256], torch.float16, torch.float16, page_size=128)
     paged = filled.attend(256, device, window=100)
-    dense = sliding_window_attention(
-        *(x.to(device) for x in (filled.q, filled.k, filled.v)), window=100, impl="triton"
-    ).cpu()
+    tensors = (x.to(device) for x in (filled.q, filled.k, filled.v))
+    edges = torch.tensor([0, 256], device=device)  # which brings the blocks of gathered keys
+    dense = sliding_window_attention(*tensors, window=100, cu_seqlens=edges, impl="triton").cpu()
     assert torch.equal(paged, dense)
 
 
@@ -186,3 +189,29 @@ def test_a_missing_page_is_reported(device: torch.device) -> None:
 def test_head_sizes_that_do_not_fit(device: torch.device) -> None:
     with pytest.raises(UnsupportedImplementation, match="head sizes 16 to 256, got 8"):
         Filled([20], head_dim=8).attend(3, device)
+
+
+COMPILE = """
+import sys
+from ctxsweep_kernels.paged_prefill.cases import CASES as paged
+from ctxsweep_kernels.sliding_window.cases import CASES as dense
+from ctxsweep_kernels.static.compile import compile_launch
+for case in dense + paged:
+    (launch,) = case.plan(sys.argv[1])
+    built = compile_launch(launch, sys.argv[1])
+    matrix = [name for name in sys.argv[2].split() if name in built.text]
+    print(case.name, built.spilled_bytes, *matrix)
+"""
+MATRIX_INSTRUCTION = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA"}
+
+
+@pytest.mark.parametrize("arch", MATRIX_INSTRUCTION)
+def test_nothing_is_spilled_and_tensor_cores_multiply(arch: str) -> None:
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, arch, MATRIX_INSTRUCTION[arch]],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert line.split()[1:] == ["0", MATRIX_INSTRUCTION[arch]], line

@@ -115,9 +115,10 @@ def _slots(table, start, oldest, stop, sinks, EDGE: tl.constexpr, BN: tl.constex
     else:
         wanted = position >= 0
         if PAGE % BN == 0:
-            return tl.load(table + start // PAGE).to(tl.int64) * PAGE + position % PAGE, wanted
-        page = tl.load(table + position // PAGE)
-    return page.to(tl.int64) * PAGE + position % PAGE, wanted
+            page = tl.load(table + start // PAGE)
+        else:
+            page = tl.load(table + position // PAGE)
+    return page * PAGE + position % PAGE, wanted
 
 
 @triton.jit
@@ -135,7 +136,7 @@ def _load_pages(
 ):
     slot, wanted = _slots(source[1], start, oldest, stop, sinks, EDGE, BN, PAGE)
     depth = tl.arange(0, DP)[None, :]
-    at = source[0] + slot[:, None] * D + depth
+    at = source[0] + slot[:, None].to(tl.int64) * D + depth
     if EDGE:
         return tl.load(at, mask=wanted[:, None] & (depth < D), other=0.0)
     if D < DP:

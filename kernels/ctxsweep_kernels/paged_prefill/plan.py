@@ -48,7 +48,7 @@ def plan_prefill(
     batch, heads, tokens, dim = q.shape
     padded = padded_dim(dim)
     compute = compute_dtype(q.dtype, cache.dtype)
-    tile = blocks(arch, compute, padded, tokens, rule, paged=True)
+    tile = blocks(arch, compute, padded, tokens, rule, gathered=True)
     as_bytes = cache.dtype == torch.float8_e4m3fn and not knows_e4m3(arch)
     arguments: dict[str, Any] = {
         "q": q,

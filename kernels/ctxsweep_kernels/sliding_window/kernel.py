@@ -164,11 +164,12 @@ def _load_rows(
     PAGE: tl.constexpr,
 ):
     base, stride = source
-    row = start + tl.arange(0, BN)[:, None]
+    row = tl.arange(0, BN)[:, None]
     depth = tl.arange(0, DP)[None, :]
-    at = base + row.to(tl.int64) * stride + depth
+    # One wide base and narrow offsets that no iteration changes: wide pointers take registers.
+    at = base + start.to(tl.int64) * stride + (row * stride + depth)
     if EDGE:
-        return tl.load(at, mask=(row < stop) & (depth < D), other=0.0)
+        return tl.load(at, mask=(row < stop - start) & (depth < D), other=0.0)
     if D < DP:
         return tl.load(at, mask=depth < D, other=0.0)
     return tl.load(at)

@@ -17,6 +17,8 @@ from ctxsweep_kernels.sliding_window.kernel import window_kernel
 from ctxsweep_kernels.sliding_window.stretches import key_stretches
 
 TMA_ALIGNMENT = 16
+LARGEST_DIM = 256
+LARGEST_ROW_STRIDE = 1 << 23
 
 
 class Blocks(NamedTuple):
@@ -35,29 +37,38 @@ def _by_head_size(*tiles: tuple[int, int, int, int]) -> dict[int, Blocks]:
 
 
 HOPPER = _by_head_size((128, 128, 8, 2), (128, 128, 8, 2), (128, 64, 8, 2))
-HOPPER_PAGED = _by_head_size((128, 64, 8, 2), (128, 64, 8, 2), (128, 32, 8, 2))
-AMPERE = _by_head_size((128, 64, 8, 3), (128, 64, 8, 2), (64, 32, 8, 2))
+HOPPER_NARROW = _by_head_size((128, 64, 8, 2), (128, 64, 8, 2), (64, 32, 8, 2))
+AMPERE = _by_head_size((128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2))
 AMPERE_NARROW = _by_head_size((128, 32, 8, 2), (128, 32, 8, 2), (64, 32, 8, 2))
 AMD = _by_head_size((128, 64, 4, 1), (128, 64, 4, 1), (64, 32, 4, 1))
-FLOAT32 = _by_head_size((32, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1))
+FLOAT32 = _by_head_size((32, 32, 8, 1), (32, 32, 8, 1), (16, 32, 8, 2))
+AMD_FLOAT32 = Blocks(32, 32, 4, 1)
 
 
 def blocks(
-    arch: str, dtype: torch.dtype, padded: int, queries: int, rule: ScoreRule, paged: bool = False
+    arch: str,
+    dtype: torch.dtype,
+    padded: int,
+    queries: int,
+    rule: ScoreRule,
+    gathered: bool = False,
 ) -> Blocks:
     """Blocks that do not spill and whose stages fit the shared memory of `arch`.
 
-    dtype: of the matrix products. padded: head size. paged: keys are gathered, not by TMA.
+    dtype: of the matrix products. padded: head size. gathered: keys come by pointers that the
+    kernel computes, which takes registers.
     """
     plain = rule.plain and rule.sinks == 0
-    if dtype == torch.float32:  # multiplied without tensor cores, out of registers
-        tile = FLOAT32[padded]
-    elif not arch.startswith("sm_"):
+    amd = not arch.startswith("sm_")
+    if dtype == torch.float32:  # multiplied without tensor cores on NVIDIA, out of registers
+        tile = AMD_FLOAT32 if amd else FLOAT32[padded]
+    elif amd:
         tile = AMD[padded]
     elif is_hopper_or_later(arch):
-        tile = HOPPER_PAGED[padded] if paged else HOPPER[padded]
+        roomy = not gathered and (plain or padded < LARGEST_DIM)
+        tile = (HOPPER if roomy else HOPPER_NARROW)[padded]
     else:
-        tile = AMPERE[padded] if plain and not paged else AMPERE_NARROW[padded]
+        tile = (AMPERE if plain and not gathered else AMPERE_NARROW)[padded]
     if tile.queries == 128 and queries <= 64:
         return tile._replace(queries=64, warps=tile.warps // 2)
     return tile
@@ -68,7 +79,7 @@ def sliding_window_triton(
 ) -> Tensor:
     """Arguments as in `sliding_window_attention`, checked."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = map(with_dense_rows, (q, k, v))
     for launch in plan_window(q, k, v, rule, out, architecture(q.device), edges):
         launch.run()
     return out
@@ -86,8 +97,9 @@ def plan_window(
     """The one launch of a call; tensors may be on `meta`. edges: cu_seqlens."""
     batch, heads, n, dim = q.shape
     padded = padded_dim(dim)
-    tile = blocks(arch, q.dtype, padded, n, rule)
     tma = edges is None and has_tma(arch, q.dtype) and all(map(describable, (q, k, v)))
+    gathered = edges is not None or (is_hopper_or_later(arch) and not tma)
+    tile = blocks(arch, q.dtype, padded, n, rule, gathered)
     sequences = 1 if edges is None else edges.shape[0] - 1
     count = -(-n // tile.queries) if edges is None else n // tile.queries + sequences
     operands = {"q": (q, tile.queries), "k": (k, tile.keys), "v": (v, tile.keys)}
@@ -166,6 +178,11 @@ def describable(x: Tensor) -> bool:
     steps = [s for s, n in zip(x.stride()[:3], x.shape, strict=False) if n > 1]
     aligned = all(s > 0 and s * x.itemsize % TMA_ALIGNMENT == 0 for s in steps)
     return aligned and x.stride(3) == 1 and x.data_ptr() % TMA_ALIGNMENT == 0
+
+
+def with_dense_rows(x: Tensor) -> Tensor:
+    """`x` `[B, H, N, D]`, copied if its rows are not dense or too far apart for 32-bit offsets."""
+    return x if x.stride(3) == 1 and x.stride(2) < LARGEST_ROW_STRIDE else x.contiguous()
 
 
 def described(x: Tensor, rows: int, padded: int) -> TensorDescriptor:
