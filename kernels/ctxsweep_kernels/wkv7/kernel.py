@@ -77,17 +77,41 @@ def inverse(A, row, column, C: tl.constexpr, OPERAND: tl.constexpr, PRECISION: t
 
 
 @triton.jit
-def sums_from_middle(log_w, row, column, C: tl.constexpr):
-    """Log2 decays summed from the chunk's middle to the end of each token, negative before it, so
-    that the factors stay in range. The tensor cores add float16 exactly, and two of them hold a
-    log decay, of at most 0.6065, to the last bit of a float32 near 1."""
-    before = tl.where((column < C // 2) & (column > row), -1.0, 0.0)
-    sign = tl.where((column >= C // 2) & (column <= row), 1.0, before).to(tl.float16)
-    high = log_w.to(tl.float16)
-    sums = tl.dot(sign, high)
-    if log_w.dtype == tl.float32:
-        sums = tl.dot(sign, (log_w - high.to(tl.float32)).to(tl.float16), acc=sums)
-    return sums * LOG2E
+def decays(log_w, C: tl.constexpr, EXACT: tl.constexpr):
+    """Decays from the chunk's middle to the end of each token `[C, K]` (above 1 before the middle,
+    and so in range), their inverse, those to the token's start, and, as `[K]`, from the chunk's
+    start to its middle and from there to its end.
+
+    The tensor cores add float16 exactly. With EXACT an exponent is a sum of multiples of 2^-11,
+    which float32 holds, and a small rest: one that is rounded at 7 would be the largest error.
+    """
+    row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    early = row < C // 2
+    sign = tl.where((column < C // 2) & (column > row), -1.0, 0.0)
+    sign = tl.where((column >= C // 2) & (column <= row), 1.0, sign).to(tl.float16)
+    if EXACT:
+        exponent = log_w.to(tl.float32) * LOG2E
+        high = tl.floor(exponent * 2048.0 + 0.5) * (1.0 / 2048.0)
+        low = exponent - high
+        sums, rest = tl.dot(sign, high.to(tl.float16)), tl.dot(sign, low.to(tl.float16))
+        after = tl.exp2(sums) * tl.exp2(rest)
+        growth = tl.exp2(-sums) * tl.exp2(-rest)
+        before = tl.exp2(sums - high) * tl.exp2(rest - low)
+        start = tl.exp2(tl.sum(tl.where(early, high, 0.0), axis=0))
+        start *= tl.exp2(tl.sum(tl.where(early, low, 0.0), axis=0))
+        end = tl.exp2(tl.sum(tl.where(early, 0.0, high), axis=0))
+        end *= tl.exp2(tl.sum(tl.where(early, 0.0, low), axis=0))
+    else:
+        high = log_w.to(tl.float16)
+        sums = tl.dot(sign, high)
+        if log_w.dtype == tl.float32:
+            sums = tl.dot(sign, (log_w - high.to(tl.float32)).to(tl.float16), acc=sums)
+        sums *= LOG2E
+        exponent = log_w.to(tl.float32) * LOG2E
+        after, growth, before = tl.exp2(sums), tl.exp2(-sums), tl.exp2(sums - exponent)
+        start = tl.exp2(tl.sum(tl.where(early, exponent, 0.0), axis=0))
+        end = tl.exp2(tl.sum(tl.where(early, 0.0, exponent), axis=0))
+    return after, growth, before, start, end
 
 
 @triton.jit
@@ -112,14 +136,9 @@ def chunks_kernel(
     made_mask = (row < C) & (j < K)[None, :]
 
     log_w = tl.load(log_w_ptr + at, mask=mask, other=0.0)
-    after = sums_from_middle(log_w, row, column, C)
-    log_w = log_w.to(tl.float32) * LOG2E
-    start = tl.sum(tl.where(row < C // 2, log_w, 0.0), axis=0)
-    end = tl.sum(tl.where(row < C // 2, 0.0, log_w), axis=0)
-    tl.store(start_ptr + at_chunk * K + j, tl.exp2(start), mask=j < K)
-    tl.store(end_ptr + at_chunk * K + j, tl.exp2(end), mask=j < K)
-
-    growth = tl.exp2(-after)
+    after, growth, before, start, end = decays(log_w, C, PRECISION == "ieee")
+    tl.store(start_ptr + at_chunk * K + j, start, mask=j < K)
+    tl.store(end_ptr + at_chunk * K + j, end, mask=j < K)
     b = tl.load(b_ptr + at, mask=mask, other=0.0).to(tl.float32)
     Kb = (b * growth).to(OPERAND)
     tl.store(Kb_ptr + made, Kb, mask=made_mask)
@@ -127,9 +146,9 @@ def chunks_kernel(
     Kk = (k * growth).to(OPERAND)
     tl.store(Kk_ptr + made, Kk, mask=made_mask)
     a = tl.load(a_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    Qa = (a * tl.exp2(after - log_w)).to(OPERAND)
+    Qa = (a * before).to(OPERAND)
     r = tl.load(r_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    Qr = (r * tl.exp2(after)).to(OPERAND)
+    Qr = (r * after).to(OPERAND)
 
     Mrb = tl.dot(Qr, tl.trans(Kb), input_precision=PRECISION)
     Mrb = tl.where(row >= column, Mrb, 0.0).to(OPERAND)
