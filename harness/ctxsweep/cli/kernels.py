@@ -60,7 +60,7 @@ def judge_kernels(
     if not chosen and (cases or not table.cases):
         raise BadInput(f"no case fits {' or '.join(cases) or 'any name'}{_names(table.cases)}")
     gated = (check or renew) and device is None and arch is None
-    places = [("", one) for one in gate.ARCHS] if gated else _places(device, arch)
+    places = _places(device, ",".join(gate.ARCHS) if gated else arch)
     try:
         rivals = find(against)
     except AgainstError as error:
