@@ -38,6 +38,7 @@ def _by_head_size(*tiles: tuple[int, int, int, int]) -> dict[int, Blocks]:
 
 HOPPER = _by_head_size((128, 128, 8, 2), (128, 128, 8, 2), (128, 64, 8, 2))
 HOPPER_NARROW = _by_head_size((128, 64, 8, 2), (128, 64, 8, 2), (64, 32, 8, 2))
+BLACKWELL_NARROW = HOPPER_NARROW | {256: Blocks(64, 64, 8, 2)}
 AMPERE = _by_head_size((128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2))
 AMPERE_NARROW = _by_head_size((128, 32, 8, 2), (128, 32, 8, 2), (64, 32, 8, 2))
 AMD = _by_head_size((128, 64, 4, 1), (128, 64, 4, 1), (64, 32, 4, 1))
@@ -66,7 +67,8 @@ def blocks(
         tile = AMD[padded]
     elif is_hopper_or_later(arch):
         roomy = not gathered and (plain or padded < LARGEST_DIM)
-        tile = (HOPPER if roomy else HOPPER_NARROW)[padded]
+        narrow = HOPPER_NARROW if arch == "sm_90" else BLACKWELL_NARROW
+        tile = (HOPPER if roomy else narrow)[padded]
     else:
         tile = (AMPERE if plain and not gathered else AMPERE_NARROW)[padded]
     if tile.queries == 128 and queries <= 64:
