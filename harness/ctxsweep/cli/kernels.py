@@ -17,16 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctxsweep.cli.errors import BadInput
+from ctxsweep.report.kernels_beside import RATIO_TITLES, RIVAL_TITLES, ratio_rows, rival_rows
+from ctxsweep.report.kernels_markdown import markdown
 from ctxsweep.report.kernels_page import render_kernels_page
-from ctxsweep.report.kernels_table import (
-    RATIO_TITLES,
-    RIVAL_TITLES,
-    columns_of,
-    markdown,
-    ratio_rows,
-    rival_rows,
-    rows_of,
-)
+from ctxsweep.report.kernels_table import columns_of, rows_of
 
 DEFAULT_DEVICES = ("H100", "A100", "B200", "MI300X")
 WIDE_TERMINAL = 160

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment as Jinja
 from jinja2 import PackageLoader, StrictUndefined
 
-from ctxsweep.report import kernels_table, theme
+from ctxsweep.report import kernels_beside, kernels_table, theme
 
 # Kinds of instructions, drawn from left to right; the rest is "other".
 KINDS = (
@@ -44,10 +44,10 @@ def render_kernels_page(
         columns=kernels_table.COLUMNS,
         devices=[_device(data, name, arch) for name, arch in devices],
         kinds=[", ".join(kinds) for kinds in KINDS] + ["other"],
-        ratio_titles=kernels_table.RATIO_TITLES,
-        ratios=kernels_table.ratio_rows(data),
-        rival_titles=kernels_table.RIVAL_TITLES,
-        rivals=kernels_table.rival_rows(data),
+        ratio_titles=kernels_beside.RATIO_TITLES,
+        ratios=kernels_beside.ratio_rows(data),
+        rival_titles=kernels_beside.RIVAL_TITLES,
+        rivals=kernels_beside.rival_rows(data),
         traffic=data["traffic"],
         problems=data["problems"],
         remarks=_remarks(data),
