@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from ctxsweep_kernels.launch import Launch
+from ctxsweep_kernels.launch import INTERPRETED_AS, Launch
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_prefill.plan import plan_prefill
 from ctxsweep_kernels.score_rule import make_rule
 from ctxsweep_kernels.sliding_window.cases import work_of
-from ctxsweep_kernels.static.case import Case, Work
+from ctxsweep_kernels.static.case import Case, Trace, Work
 
 PREFIX, CHUNK, HEADS, KV_HEADS, DIM, PAGE = 14336, 2048, 32, 8, 128, 64
 
 
-def plan(cache_dtype: torch.dtype) -> Callable[[str], list[Launch]]:
-    def launches(arch: str) -> list[Launch]:
-        tokens = PREFIX + CHUNK
-        q = torch.empty(1, HEADS, CHUNK, DIM, dtype=torch.bfloat16, device="meta")
-        cache = PagedKV.allocate(KV_HEADS, tokens // PAGE, PAGE, DIM, cache_dtype, device="meta")
-        table = torch.empty(1, tokens // PAGE, dtype=torch.int32, device="meta")
-        lengths = torch.empty(1, dtype=torch.int64, device="meta")
-        rule = make_rule(
-            q, KV_HEADS, window=None, sinks=0, scale=None, alibi_slopes=None, softcap=None
-        )
-        return plan_prefill(q, cache, table, lengths, rule, torch.empty_like(q), arch)
-
-    return launches
+def launches(
+    stored: torch.dtype,
+    arch: str,
+    prefix: int = PREFIX,
+    chunk: int = CHUNK,
+    heads: int = HEADS,
+    kv_heads: int = KV_HEADS,
+    device: str = "meta",
+) -> list[Launch]:
+    """One chunk of one sequence."""
+    pages = (prefix + chunk) // PAGE
+    q = torch.zeros(1, heads, chunk, DIM, dtype=torch.bfloat16, device=device)
+    cache = PagedKV.allocate(kv_heads, pages, PAGE, DIM, stored, device)
+    cache.pages.zero_()
+    table = torch.arange(pages, dtype=torch.int32, device=device)[None]
+    lengths = torch.full((1,), prefix + chunk, dtype=torch.int64, device=device)
+    rule = make_rule(q, kv_heads, window=None, sinks=0, scale=None, alibi_slopes=None, softcap=None)
+    return plan_prefill(q, cache, table, lengths, rule, torch.empty_like(q), arch)
 
 
 def work(launch: Launch) -> Work:
@@ -38,9 +43,21 @@ def work(launch: Launch) -> Work:
     return work_of(PREFIX + middle, PREFIX + CHUNK, given)
 
 
+def trace(stored: torch.dtype) -> Trace:
+    prefix, chunk, heads = 512, 256, 4
+    planned = launches(stored, INTERPRETED_AS, prefix, chunk, heads, 1, "cpu")
+    given = planned[0].arguments
+    return Trace(planned, {name: given[name].nbytes for name in ("q", "pages", "out")})
+
+
+def case(name: str, stored: torch.dtype) -> Case:
+    loops = ("steady", "diagonal")
+    return Case(
+        f"paged_prefill/{name}", partial(launches, stored), loops, work, partial(trace, stored)
+    )
+
+
 CASES = (
-    Case("paged_prefill/bf16-d128-p64", plan(torch.bfloat16), ("steady", "diagonal"), work),
-    Case(
-        "paged_prefill/fp8_e4m3-d128-p64", plan(torch.float8_e4m3fn), ("steady", "diagonal"), work
-    ),
+    case("bf16-d128-p64", torch.bfloat16),
+    case("fp8_e4m3-d128-p64", torch.float8_e4m3fn),
 )

@@ -71,7 +71,10 @@ def trace(dtype: torch.dtype, dim: int, windowed: bool) -> Callable[[], Trace]:
         planned = launches(INTERPRETED_AS, dtype, dim, device="cpu", **options)
         given = planned[0].arguments
         tiles = sum(tiles_visited(given["n"], options["window"], given["BM"], given["BN"]))
-        return Trace(planned, {}, dots=2 * TRACED["heads"] * tiles)
+        shapes = {"q": TRACED["heads"], "k": 1, "v": 1, "out": TRACED["heads"]}
+        row_bytes = given["n"] * dim * dtype.itemsize
+        least = {name: heads * row_bytes for name, heads in shapes.items()}
+        return Trace(planned, least, dots=2 * TRACED["heads"] * tiles)
 
     return small_call
 
