@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.retention import retention
 from ctxsweep_kernels.retention.reference import retention_parallel, retention_reference
 from ctxsweep_kernels.testing.recurrences import (
@@ -105,8 +104,3 @@ def test_memory_does_not_grow_with_the_state_times_the_length() -> None:
 def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         retention(**{**make_inputs(10), **change})
-
-
-def test_triton_is_refused_rather_than_replaced() -> None:
-    with pytest.raises(UnsupportedImplementation):
-        retention(**make_inputs(10), impl="triton")

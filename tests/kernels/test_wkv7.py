@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.testing.recurrences import (
     Recurrence,
     check_batch,
@@ -107,8 +106,3 @@ def test_memory_does_not_grow_with_the_state_times_the_length() -> None:
 def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         wkv7(**{**make_inputs(10), **change})
-
-
-def test_triton_is_refused_rather_than_replaced() -> None:
-    with pytest.raises(UnsupportedImplementation):
-        wkv7(**make_inputs(10), impl="triton")

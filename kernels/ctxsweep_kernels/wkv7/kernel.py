@@ -122,7 +122,8 @@ def chunks_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One chunk of one head. Y0 goes into y; the others are `[B, H, chunks, C, K or V]`."""
+    """One chunk of one head. Y0 goes into y; the others are `[B, H, chunks, C, K or V]`, but
+    K_b and K_k may be `[.., K, C]`."""
     chunk = tl.program_id(0)
     sequence = tl.program_id(1).to(tl.int64)
     batch, head = sequence // H, sequence % H
@@ -133,6 +134,8 @@ def chunks_kernel(
     at = ((batch * T + t) * H + head)[:, None] * K + j[None, :]
     at_chunk = sequence * tl.cdiv(T, C) + chunk
     made = at_chunk * (C * K) + row * K + j[None, :]
+    # The tensor cores want K_b and K_k transposed; without them, registers are short of that.
+    turned = made if PRECISION == "ieee" else at_chunk * (C * K) + j[None, :] * C + row
     made_mask = (row < C) & (j < K)[None, :]
 
     log_w = tl.load(log_w_ptr + at, mask=mask, other=0.0)
@@ -141,10 +144,10 @@ def chunks_kernel(
     tl.store(end_ptr + at_chunk * K + j, end, mask=j < K)
     b = tl.load(b_ptr + at, mask=mask, other=0.0).to(tl.float32)
     Kb = (b * growth).to(OPERAND)
-    tl.store(Kb_ptr + made, Kb, mask=made_mask)
+    tl.store(Kb_ptr + turned, Kb, mask=made_mask)
     k = tl.load(k_ptr + at, mask=mask, other=0.0).to(tl.float32)
     Kk = (k * growth).to(OPERAND)
-    tl.store(Kk_ptr + made, Kk, mask=made_mask)
+    tl.store(Kk_ptr + turned, Kk, mask=made_mask)
     a = tl.load(a_ptr + at, mask=mask, other=0.0).to(tl.float32)
     Qa = (a * before).to(OPERAND)
     r = tl.load(r_ptr + at, mask=mask, other=0.0).to(tl.float32)
@@ -210,15 +213,23 @@ def walk_kernel(
         Y1 = tl.load(Y1_ptr + k_at, mask=k_mask, other=0.0)
         Y0 = tl.load(y_ptr + y_at, mask=y_mask, other=0.0)
         v = tl.load(v_ptr + y_at, mask=y_mask, other=0.0).to(OPERAND)
-        Kb = tl.load(Kb_ptr + k_at, mask=k_mask, other=0.0)
-        Kk = tl.load(Kk_ptr + k_at, mask=k_mask, other=0.0)
+        if PRECISION == "ieee":
+            Kb = tl.load(Kb_ptr + k_at, mask=k_mask, other=0.0)
+            Kk = tl.load(Kk_ptr + k_at, mask=k_mask, other=0.0)
+        else:
+            turned = at_chunk * (C * K) + j[:, None] * C + step[None, :]
+            turned_mask = (j < K)[:, None] & (step < C)[None, :]
+            Kb = tl.load(Kb_ptr + turned, mask=turned_mask, other=0.0)
+            Kk = tl.load(Kk_ptr + turned, mask=turned_mask, other=0.0)
         end = tl.load(end_ptr + at_chunk * K + j, mask=j < K, other=0.0)
         S *= start[:, None]
         narrow = S.to(OPERAND)
         U = tl.dot(Ta, narrow, acc=Tv.to(tl.float32), input_precision=PRECISION)
         y = tl.dot(Y1, narrow, acc=Y0.to(tl.float32), input_precision=PRECISION)
-        S = tl.dot(tl.trans(Kk), v, acc=S, input_precision=PRECISION)
-        S = tl.dot(tl.trans(Kb), U.to(OPERAND), acc=S, input_precision=PRECISION)
+        if PRECISION == "ieee":
+            Kb, Kk = tl.trans(Kb), tl.trans(Kk)
+        S = tl.dot(Kk, v, acc=S, input_precision=PRECISION)
+        S = tl.dot(Kb, U.to(OPERAND), acc=S, input_precision=PRECISION)
         S *= end[:, None]
         tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
     tl.store(new_state_ptr + in_state, S, mask=state_mask)

@@ -117,9 +117,10 @@ def _prefill(
         "OPERAND": tl.bfloat16 if operand == torch.bfloat16 else tl.float32,
         "PRECISION": precision,
     }
+    exact = precision == "ieee"
     columns = max(16, min(64, triton.next_power_of_2(V)))
-    rows = 32 if batch * heads * V >= 32 * multiprocessors(device) else 16
-    warps = 8 if precision == "ieee" else 4
+    rows = 32 if batch * heads * V >= 32 * multiprocessors(device) and not exact else 16
+    warps = 8 if exact else 4
     return [
         Launch(
             chunks_kernel,
