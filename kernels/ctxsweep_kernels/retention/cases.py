@@ -36,7 +36,7 @@ def decode_work(launch: Launch) -> Work:
 
 
 def decode_trace() -> Trace:
-    made = launches(1, 1, 1, torch.float32, "cpu", "sm_90")
+    made = launches(1, 1, 1, torch.bfloat16, "cpu", "sm_90")
     tensors = {n: t for n, t in made[0].arguments.items() if isinstance(t, torch.Tensor)}
     return Trace(made, {name: tensor.nbytes for name, tensor in tensors.items()})
 
