@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctxsweep.report.kernels_beside import RATIO_TITLES, RIVAL_TITLES, ratio_rows, rival_rows
+from ctxsweep.report.kernels_goals import architectures, goals
 from ctxsweep.report.kernels_table import Cell, Data, columns_of, rows_of
 
 
 def markdown(data: Data, devices: Sequence[tuple[str, str]]) -> str:
     """All tables as Markdown; devices by name and architecture."""
     parts = [f"Compiled with Triton {data['triton']}; wi = warp instructions.\n"]
+    if held := goals(data):
+        rows = [
+            (goal.case, f"{goal.what} ≤ {goal.most:g}", *(cell.text for cell in goal.found))
+            for goal in held
+        ]
+        titles = ("kernel", "goal", *architectures(data))
+        parts.append(f"## Goals\n\n{_markdown(titles, rows)}")
     for device, arch in devices:
         rows = rows_of(data, device, arch)
         columns = columns_of(rows)

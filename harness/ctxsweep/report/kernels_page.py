@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment as Jinja
 from jinja2 import PackageLoader, StrictUndefined
 
-from ctxsweep.report import kernels_beside, kernels_table, theme
+from ctxsweep.report import kernels_beside, kernels_goals, kernels_table, theme
 
 # Kinds of instructions, drawn from left to right; the rest is "other".
 KINDS = (
@@ -41,6 +41,8 @@ def render_kernels_page(
     return jinja.get_template("kernels.html.j2").render(
         answer=_answer(data),
         triton=data["triton"],
+        goals=kernels_goals.goals(data),
+        architectures=kernels_goals.architectures(data),
         columns=kernels_table.COLUMNS,
         devices=[_device(data, name, arch) for name, arch in devices],
         kinds=[", ".join(kinds) for kinds in KINDS] + ["other"],
@@ -73,18 +75,15 @@ def _answer(data: dict[str, Any]) -> str:
     spilling = [one for one in judged if one["spilled_bytes"]]
     cases = len({one["case"] for one in data["figures"]})
     archs = len({one["arch"] for one in data["figures"]})
-    parts = [f"{cases} kernels on {archs} architectures"]
+    parts = [f"{cases} kernels on {archs} architecture{'s' if archs > 1 else ''}"]
     parts.append(
         f"{len(spilling)} of {len(judged)} compilations spill" if spilling else "no spills"
     )
     parts.append(f"{len(failed)} do not compile" if failed else "all compile")
-    held = [
-        (value is not None and value <= goal)
-        for one in judged
-        for _, goal, value in kernels_table.goals_of(one, data["traffic"].get(one["case"]))
-    ]
-    if held:
-        parts.append(f"{sum(held)} of {len(held)} goals reached")
+    cells = [cell for goal in kernels_goals.goals(data) for cell in goal.found]
+    missed = sum(cell.alarm for cell in cells)
+    if cells:
+        parts.append(f"{len(cells) - missed} of {len(cells)} goals reached")
     return ", ".join(parts) + "."
 
 
