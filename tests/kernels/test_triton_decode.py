@@ -241,6 +241,24 @@ def test_every_architecture_has_the_same_result(
     assert_within(out.cpu(), exact, bound)
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("side", [0, 1], ids=["key", "value"])
+def test_a_stored_nan_shows_if_it_is_seen(device: torch.device, arch: str, side: int) -> None:
+    if arch == "sm_90" and device.type == "cpu":
+        pytest.skip("the interpreter's own conversion takes an e4m3 NaN for 480")
+    cache, table, lengths = filled([200], torch.float8_e4m3fn, torch.bfloat16)
+    hidden, seen = 100, 150
+    for position in (hidden, seen):
+        cache.pages[side, :, table[0, position // 64].long(), position % 64, 5] = float("nan")
+    q, where = on(device, draw(1, 4, 1, 64, torch.bfloat16), (cache, table, lengths))
+    for window, shows in ((60, True), (40, False)):
+        out = torch.zeros_like(q)
+        rule = make_rule(q, 2, window=window, sinks=0, scale=None, alibi_slopes=None, softcap=None)
+        for launch in plan_decode(q, *where, out, rule, arch):
+            launch.run()
+        assert bool(out.isnan().any()) == shows
+
+
 def test_queries_of_any_size(device: torch.device) -> None:
     where = filled([100], torch.float8_e5m2, torch.bfloat16)
     q = draw(1, 4, 1, 64, torch.bfloat16)

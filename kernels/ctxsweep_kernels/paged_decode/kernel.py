@@ -31,15 +31,9 @@ def tiles_of_row(
 
 
 @triton.jit
-def widen(x, TO: tl.constexpr, E4M3_BITS: tl.constexpr):
-    """Stored values in the dtype of the product. E4M3_BITS: `x` holds e4m3 codes as bytes."""
-    if E4M3_BITS:
-        # Shifted into float16's fields the exponent is 8 too small, its bias being 7 and not 15.
-        bits = x.to(tl.uint16)
-        bits = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
-        value = bits.to(tl.float16, bitcast=True) * 256.0
-        x = tl.where((x & 0x7F) == 0x7F, float("nan"), value)
-    elif INTERPRETED:
+def widen(x, TO: tl.constexpr):
+    """Stored values in the dtype of the product."""
+    if INTERPRETED:
         x = x.to(tl.float32)
     return x.to(TO)
 
@@ -66,12 +60,33 @@ def load_rows(ptr, rows, mask, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
+def in_turn(a, b, c, d):
+    """Four `[n, m]` as one `[n, 4 * m]`: a, b, c, d, a, b, ..."""
+    parts = tl.join(tl.join(a, c), tl.join(b, d))
+    return parts.reshape([a.shape[0], 4 * a.shape[1]])
+
+
+@triton.jit
 def bytes_of(words, TO: tl.constexpr):
     """The four bytes of every int32 of `[n, m]`, as `[n, 4 * m]` of a type of one byte."""
-    even = tl.join(words.to(tl.int8), (words >> 16).to(tl.int8))
-    odd = tl.join((words >> 8).to(tl.int8), (words >> 24).to(tl.int8))
-    codes = tl.join(even, odd).reshape([words.shape[0], 4 * words.shape[1]])
-    return codes.to(TO, bitcast=True)
+    a, b = words.to(tl.int8), (words >> 8).to(tl.int8)
+    c, d = (words >> 16).to(tl.int8), (words >> 24).to(tl.int8)
+    return in_turn(a, b, c, d).to(TO, bitcast=True)
+
+
+@triton.jit
+def e4m3_of(words):
+    """The e4m3 numbers in every int32 of `[n, m]`, divided by 256, as `[n, 4 * m]` float16.
+
+    Shifted into float16's fields the exponent is 8 too small, its bias being 7 and not 15; two
+    numbers are shifted at a time. NaN, 0x7F, gets the bit that makes it float16's.
+    """
+    nan = ((words & 0x7F7F7F7F) + 0x01010101) & -0x7F7F7F80
+    even = ((words << 7) & 0x3F803F80) | ((words << 8) & -0x7FFF8000) | ((nan << 7) & 0x40004000)
+    odd = ((words >> 1) & 0x3F803F80) | (words & -0x7FFF8000) | ((nan >> 1) & 0x40004000)
+    a, c = even.to(tl.int16), (even >> 16).to(tl.int16)
+    b, d = odd.to(tl.int16), (odd >> 16).to(tl.int16)
+    return in_turn(a, b, c, d).to(tl.float16, bitcast=True)
 
 
 @triton.jit
@@ -103,16 +118,24 @@ def attend(
         start = tl.full([], 0, tl.int64)
         rows = pages.to(tl.int64) * PAGE + keys % PAGE
         slots = rows
-    k = load_rows(pages_ptr + (k_slots + start) * D, rows, mask, D, D_PAD, BLOCK)
+    k_ptr = pages_ptr + (k_slots + start) * D
     v_ptr = pages_ptr + (v_slots + start) * D
-    if k.dtype.primitive_bitwidth == 8:
+    if pages_ptr.dtype.element_ty.primitive_bitwidth == 8:
         # Values wait in registers for the next iteration, where bytes would take one each.
         v_ptr = v_ptr.to(tl.pointer_type(tl.int32), bitcast=True)
-        v = bytes_of(load_rows(v_ptr, rows, mask, D // 4, D_PAD // 4, BLOCK), k.dtype)
+        v = load_rows(v_ptr, rows, mask, D // 4, D_PAD // 4, BLOCK)
+        if E4M3_BITS:
+            k_ptr = k_ptr.to(tl.pointer_type(tl.int32), bitcast=True)
+            k = e4m3_of(load_rows(k_ptr, rows, mask, D // 4, D_PAD // 4, BLOCK))
+            v = e4m3_of(v)
+        else:
+            k = load_rows(k_ptr, rows, mask, D, D_PAD, BLOCK)
+            v = bytes_of(v, k.dtype)
     else:
+        k = load_rows(k_ptr, rows, mask, D, D_PAD, BLOCK)
         v = load_rows(v_ptr, rows, mask, D, D_PAD, BLOCK)
-    k = widen(k, QK, E4M3_BITS)
-    v = widen(v, PV, E4M3_BITS)
+    k = widen(k, QK)
+    v = widen(v, PV)
     if PERMUTED:
         # A lane's operands of all steps of the product are then consecutive bytes of a key.
         k = (
@@ -193,6 +216,8 @@ def decode_kernel(
         q /= power[None, :]
         units *= power
     q = q.to(QK)
+    if E4M3_BITS:
+        units *= 256.0
     positions = length - tokens + cols % tokens
     slopes = None
     if slopes_ptr is not None:
@@ -235,6 +260,8 @@ def decode_kernel(
     acc, top, total = state
     total = tl.sum(total, 0)
     acc /= tl.where(total > 0.0, total, 1.0)[None, :]
+    if E4M3_BITS:
+        acc *= 256.0
     # acc's rows are dimensions of V, which are not permuted.
     dims = tl.arange(0, D_PAD)
     places_out = ((batch * KV_HEADS + head) * rows + cols) * SPLITS + split

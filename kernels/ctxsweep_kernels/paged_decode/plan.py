@@ -14,8 +14,8 @@ from ctxsweep_kernels.paged_cache import PagedKV, bytes_per_token
 from ctxsweep_kernels.paged_decode.kernel import LOG2E, decode_kernel, merge_kernel
 from ctxsweep_kernels.score_rule import ScoreRule
 
-MOST_ROWS = 64  # of one program; a KV head with more query rows takes several
 PROGRAMS_PER_SM = 2
+MANY_SUMS = 4096  # float32 sums of a program that 4 warps cannot hold beside the rest
 WAVE_EFFICIENCY = 0.85
 MERGED_SHARE = 0.02  # of the bytes of a split, at most, its partial result
 MOST_TILES_FOR_SHARE = 8
@@ -36,11 +36,20 @@ def product_dtypes(q: torch.dtype, stored: torch.dtype) -> tuple[torch.dtype, to
     return torch.float16, torch.float16
 
 
-def key_block(page_size: int, product: torch.dtype, head_dim: int) -> int:
-    """Keys of a tile."""
+def tile_shape(
+    rows: int, page_size: int, product: torch.dtype, head_dim: int, amd: bool
+) -> tuple[int, int]:
+    """Keys and query rows of a tile: what stays in registers on every GPU.
+
+    A KV head with more query rows takes several programs.
+    """
+    most = 32
+    if product == torch.float32 or head_dim > 128:
+        most = 8 if product == torch.float32 else 16
+    query_rows = max(16 if amd else 8, min(most, triton.next_power_of_2(rows)))
     if product == torch.float32:
-        return 32
-    return 128 if page_size % 128 == 0 and head_dim <= 128 else 64
+        return 32, query_rows
+    return (128 if page_size % 128 == 0 and most == 32 and query_rows <= 16 else 64), query_rows
 
 
 def split_count(programs: int, tiles: int, least: int, slots: int) -> int:
@@ -79,10 +88,9 @@ def plan_decode(
     batch, q_heads, tokens, dim = q.shape
     rows = q_heads // cache.kv_heads * tokens
     qk, pv = product_dtypes(q.dtype, cache.dtype)
-    block = key_block(cache.page_size, qk, dim)
+    amd = arch.startswith("gfx")
+    block, row_tile = tile_shape(rows, cache.page_size, qk, dim, amd)
     padded = max(16, triton.next_power_of_2(dim))
-    narrowest = 16 if arch.startswith("gfx") else 8
-    row_tile = min(MOST_ROWS, max(narrowest, triton.next_power_of_2(rows)))
     row_blocks = ceil(rows / row_tile)
 
     capacity = block_table.shape[1] * cache.page_size
@@ -101,9 +109,7 @@ def plan_decode(
     if splits > 1:
         partial = torch.empty(*shape, dim, device=q.device)
         lse = torch.empty(shape, device=q.device)
-    e4m3_bits = cache.dtype == torch.float8_e4m3fn and not (
-        arch.startswith("sm_") and int(arch[3:]) >= 89
-    )
+    e4m3_bits = cache.dtype == torch.float8_e4m3fn and (amd or int(arch[3:]) < 89)
     common = {
         "lengths_ptr": lengths,
         "window": rule.window,
@@ -120,7 +126,7 @@ def plan_decode(
         {
             **common,
             "q_ptr": q,
-            "pages_ptr": cache.pages.view(torch.uint8) if e4m3_bits else cache.pages,
+            "pages_ptr": cache.pages.view(torch.int8) if e4m3_bits else cache.pages,
             "scales_ptr": cache.scales,
             "table_ptr": block_table,
             "slopes_ptr": rule.alibi_slopes,
@@ -144,8 +150,10 @@ def plan_decode(
             "PERMUTED": arch == "sm_90" and cache.dtype.itemsize == 1 and qk != torch.float32,
             "E4M3_BITS": e4m3_bits,
         },
-        num_warps=4,
+        num_warps=8 if qk == torch.float32 or row_tile * padded >= MANY_SUMS else 4,
         num_stages=3,
+        # Left alone, ptxas may spill a few bytes to fit one more program on a multiprocessor.
+        options={} if amd else {"maxnreg": 255},
     )
     if splits == 1:
         return [decode]
