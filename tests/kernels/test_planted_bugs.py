@@ -114,10 +114,17 @@ BUGS = {
     ),
     "the removal of a token acts on itself": Bug(
         "wkv7/kernel.py",
-        "Mab = tl.where(row > column, Mab, 0.0)",
-        "Mab = tl.where(row >= column, Mab, 0.0)",
+        "Mak = tl.where(row > column, Mak, 0.0)",
+        "Mak = tl.where(row >= column, Mak, 0.0)",
         "linear",
-        "wkv7",
+        "every_length and wkv7",
+    ),
+    "the state is kept without its decay": Bug(
+        "retention/kernel.py",
+        "tl.load(state_ptr + tile, mask=mask) * gamma",
+        "tl.load(state_ptr + tile, mask=mask)",
+        "linear",
+        "every_length and retention",
     ),
 }
 
