@@ -6,6 +6,8 @@ Which of the two must be chosen before a kernel is defined, so it is chosen here
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -33,3 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.gpu)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cases of the kernels' numerics were held against an oracle."""
+    passed = terminalreporter.stats.get("passed", [])
+    files = (re.search(r"tests/kernels/test_(?:triton_)?(\w+)\.py", one.nodeid) for one in passed)
+    counts = Counter(file[1] for file in files if file)
+    if counts:
+        ops = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        terminalreporter.write_line(f"kernels: {counts.total()} cases passed ({ops})")
