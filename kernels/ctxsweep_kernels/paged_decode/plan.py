@@ -39,7 +39,7 @@ def product_dtypes(q: torch.dtype, stored: torch.dtype) -> tuple[torch.dtype, to
 def tile_shape(
     rows: int, page_size: int, product: torch.dtype, head_dim: int, amd: bool
 ) -> tuple[int, int]:
-    """Keys and query rows of a tile: what stays in registers on every GPU.
+    """Keys and query rows of a tile: what fits the registers and shared memory of every GPU.
 
     A KV head with more query rows takes several programs.
     """
@@ -47,9 +47,12 @@ def tile_shape(
     if product == torch.float32 or head_dim > 128:
         most = 8 if product == torch.float32 else 16
     query_rows = max(16 if amd else 8, min(most, triton.next_power_of_2(rows)))
+    wide = head_dim > 128
     if product == torch.float32:
-        return 32, query_rows
-    return (128 if page_size % 128 == 0 and most == 32 and query_rows <= 16 else 64), query_rows
+        return 16 if wide else 32, query_rows
+    if amd:  # 64 KiB of shared memory
+        return 32 if wide else 64, query_rows
+    return 128 if page_size % 128 == 0 and not wide and query_rows <= 16 else 64, query_rows
 
 
 def split_count(programs: int, tiles: int, least: int, slots: int) -> int:
