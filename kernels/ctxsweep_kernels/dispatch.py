@@ -120,6 +120,9 @@ def _obstacle_to_triton(op: str, devices: list[torch.device]) -> str | None:
             f"it needs all tensors on one GPU (they are on: {', '.join(sorted(kinds))}), or "
             "TRITON_INTERPRET=1 in the environment before Python starts, which is slow"
         )
+    if len(set(devices)) > 1:
+        names = ", ".join(sorted(map(str, set(devices))))
+        return f"it needs all tensors on one GPU (they are on: {names})"
     return None
 
 

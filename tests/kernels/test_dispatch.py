@@ -30,6 +30,12 @@ def test_triton_is_never_replaced_in_silence(op: str, monkeypatch: pytest.Monkey
     assert choose("triton", op, [GPU]) == choose("auto", op, [GPU]) == "triton"
 
 
+def test_tensors_on_two_gpus_are_refused() -> None:
+    devices = [torch.device("cuda", i) for i in (0, 1, 0)]
+    with pytest.raises(UnsupportedImplementation, match="one GPU .they are on: cuda:0, cuda:1"):
+        choose("triton", "wkv7", devices)
+
+
 def test_arguments_that_the_kernel_cannot_take() -> None:
     reason = "head size 7 is odd; use impl='torch'"
     with pytest.raises(UnsupportedImplementation, match="head size 7 is odd"):

@@ -174,6 +174,17 @@ def test_convolution_of_any_taps(taps: int, tokens: int, make) -> None:
     check_oracle(CONV, make(conv_shapes(tokens, taps=taps, channels=300)))
 
 
+def test_channels_past_32_bit_offsets(make) -> None:
+    """Most of the memory is never touched, and so never there on a CPU."""
+    shapes = {"x": (1, 4, 3), "weight": (3, 2), "bias": (3,), "state": (1, 1, 3)}
+    given = make(shapes, torch.float16)
+    step = 2**30 + 16
+    far = torch.empty(2 * step + 4, dtype=torch.float16, device=given["x"].device)
+    apart = far.as_strided((1, 4, 3), (0, 1, step)).copy_(given["x"])
+    near, _ = causal_conv1d(**given, impl="triton")
+    assert torch.equal(causal_conv1d(**given | {"x": apart}, impl="triton")[0], near)
+
+
 def test_convolution_of_one_tap_needs_no_state(make) -> None:
     inputs = make(conv_shapes(40, taps=1))
     y, state = CONV.op(**inputs)

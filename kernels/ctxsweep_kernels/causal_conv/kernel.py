@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ctxsweep_kernels.launch import Launch, architecture
+from ctxsweep_kernels.launch import Launch, architecture, within_32_bits
 
 TOKENS, CHANNELS = 32, 256  # of a program
 
@@ -161,6 +161,7 @@ def causal_conv1d_triton(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, activation: str | None
 ) -> tuple[Tensor, Tensor]:
     """The arguments of `causal_conv1d`, already checked."""
+    x = within_32_bits(x, 2)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     new_state = torch.empty(state.shape, dtype=state.dtype, device=state.device)
     arch = architecture(x.device)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ctxsweep_kernels.chunking import LOG2E
-from ctxsweep_kernels.launch import Launch, architecture, multiprocessors
+from ctxsweep_kernels.launch import Launch, architecture, multiprocessors, within_32_bits
 
 STATE_VALUES = 1024  # of one program of two warps at most: 16 in each thread
 GROUP = 8
@@ -173,6 +173,7 @@ def selective_scan_triton(
     D: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The arguments of `selective_scan`, already checked."""
+    u, dt, B, C = (within_32_bits(t, 2) for t in (u, dt, B, C))
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     new_state = torch.empty(state.shape, dtype=state.dtype, device=state.device)
     for launch in plan_scan(u, dt, A, B, C, state, D, y, new_state, architecture(u.device)):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctxsweep_kernels.chunking import LOG2E
 from ctxsweep_kernels.dispatch import interpreting
-from ctxsweep_kernels.launch import Launch, architecture, multiprocessors
+from ctxsweep_kernels.launch import Launch, architecture, multiprocessors, within_32_bits
 from ctxsweep_kernels.selective_state_update.kernel import update_triton
 from ctxsweep_kernels.ssd.kernel import outputs_kernel, states_kernel
 
@@ -165,6 +165,7 @@ def ssd_chunk_scan_triton(
     D: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The arguments of `ssd_chunk_scan`, already checked."""
+    x, dt, B, C = (within_32_bits(t, 2) for t in (x, dt, B, C))
     new_state = torch.empty(state.shape, dtype=state.dtype, device=state.device)
     if x.shape[1] == 1:
         now = (t[:, 0] for t in (x, dt))
