@@ -11,6 +11,7 @@ from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_cache.reference import gather_row
 from ctxsweep_kernels.paged_cache.storage import STORAGE_DTYPES
 from ctxsweep_kernels.rope_append import rope_append
+from ctxsweep_kernels.rope_append.kernel import plan_append
 from ctxsweep_kernels.rope_append.reference import rotate_reference
 from ctxsweep_kernels.testing import (
     assert_within,
@@ -21,6 +22,7 @@ from ctxsweep_kernels.testing import (
 )
 
 GIVEN = [torch.float32, torch.bfloat16, torch.float16]
+MOST_OF_SECOND_AXIS = 65535  # of a CUDA grid
 SPECIAL = [0.0, -0.0, float("inf"), -float("inf"), 1e-45, -1e-40, 448.0, 464.0, 1e30, 65519.9]
 
 
@@ -93,6 +95,39 @@ def test_rotation(
             assert_within(cache.pages[0, :, page, slot], exact[row], allowed)
             assert torch.equal(cache.pages[1, :, page, slot], v[row].float())
     assert int(cache.pages.isnan().sum()) == 2 * 2 * dim * (6 * 16 - 2 * count)
+
+
+def test_tokens_past_32_bit_offsets(device: torch.device) -> None:
+    """Most of the memory is never touched, and so never there on a CPU."""
+    q = tokens(1, 1, 3, 8).half()
+    step = 2**30 + 16
+    far = torch.empty(2 * step + 8, dtype=torch.float16, device=device)
+    apart = far.as_strided(q.shape, (0, 0, step, 1)).copy_(q)
+    cache, table = poisoned_cache(1, 3, 16, 8, torch.float16), scattered_table([3], 16, 3)
+    start, inv_freq = torch.tensor([0]), frequencies(8)
+    near = append(device, q, q, q, cache, table, start, inv_freq)
+    out = append(device, apart, apart, apart, cache, table, start, inv_freq)
+    assert torch.equal(near[0], out[0])
+    assert torch.equal(near[1].pages.nan_to_num(), out[1].pages.nan_to_num())
+
+
+def test_positions_and_tables_of_any_stride(device: torch.device) -> None:
+    x = tokens(2, 1, 3, 8)
+    cache, table = poisoned_cache(1, 6, 16, 8, torch.float32), scattered_table([20, 9], 16, 6)
+    starts = torch.tensor([17, 6])
+    expected = append(device, x, x, x, cache, table, starts)[1].pages
+    strided = torch.stack([starts, -starts], 1)[:, 0], table.T.contiguous().T
+    got = append(device, x, x, x, cache, strided[1], strided[0])[1].pages
+    assert torch.equal(expected.nan_to_num(), got.nan_to_num())
+
+
+def test_a_grid_takes_more_tokens_than_its_second_axis() -> None:
+    q = torch.empty(1, 4, 100_000, 64, dtype=torch.float16, device="meta")
+    cache = PagedKV.allocate(4, 1600, 64, 64, torch.float16, "meta")
+    table = torch.empty(1, 1600, dtype=torch.int32, device="meta")
+    starts = torch.empty(1, dtype=torch.int64, device="meta")
+    (launch,) = plan_append(q, q, q, cache, table, starts, None, 1.0, None)
+    assert launch.grid[0] == 100_000 and max(launch.grid[1:]) <= MOST_OF_SECOND_AXIS
 
 
 def test_rotation_is_exact_at_every_quarter(device: torch.device) -> None:

@@ -177,6 +177,17 @@ def test_pages_outside_the_window_are_not_needed(options: dict, device: torch.de
     assert torch.equal(filled.attend(30, device, **options), before)
 
 
+def test_lengths_and_tables_of_any_stride(device: torch.device) -> None:
+    filled = Filled([70, 33])
+    expected = filled.attend(5, device)
+    lengths = torch.tensor([[70, 0], [33, 0]], device=device)[:, 0]
+    table = filled.table.T.contiguous().T.to(device)
+    cache = PagedKV(filled.cache.pages.to(device))
+    q = filled.last(5).to(device)
+    out = paged_prefill_attention(q, cache, table, lengths, impl="triton").cpu()
+    assert torch.equal(out, expected)
+
+
 def test_a_missing_page_is_reported(device: torch.device) -> None:
     if device.type == "cuda":
         pytest.skip("values on a GPU are not read")

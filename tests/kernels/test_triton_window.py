@@ -123,6 +123,19 @@ def test_strides(layout: str, dtype: torch.dtype, device: torch.device) -> None:
     check(*tensors, window=70, device=device)
 
 
+def test_rows_past_32_bit_offsets(device: torch.device) -> None:
+    """Most of the memory is never touched, and so never there on a CPU."""
+    n, step = 258, 2**23 - 1  # in elements; the last row lies past 2^31
+    tensors = inputs(n, torch.float16, heads=1, dim=16)
+    expected = attention(*tensors, window=70, device=device)
+    far = torch.empty(n * step, dtype=torch.float16, device=device)
+    q, k, v = (far[i * 16 :].as_strided((1, 1, n, 16), (0, 0, step, 1)) for i in range(3))
+    for x, values in zip((q, k, v), tensors, strict=True):
+        x.copy_(values)
+    out = sliding_window_attention(q, k, v, window=70, impl="triton").cpu()
+    assert_within(out, expected.double(), 2 * float(rounding_band(expected, torch.float16)))
+
+
 def test_rows_that_are_not_dense_are_copied(device: torch.device) -> None:
     tensors = inputs(100, torch.float32)
     expected = attention(*tensors, device=device)

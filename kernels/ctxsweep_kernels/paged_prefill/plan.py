@@ -29,8 +29,9 @@ def paged_prefill_triton(
     """Arguments as in `paged_prefill_attention`, checked."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     q = q if q.stride(3) == 1 else q.contiguous()
+    table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
     arch = architecture(q.device)
-    for launch in plan_prefill(q, cache, block_table, lengths, rule, out, arch):
+    for launch in plan_prefill(q, cache, table, lengths.contiguous(), rule, out, arch):
         launch.run()
     return out
 

@@ -43,7 +43,7 @@ def token_bytes(stored: torch.dtype, dtype: torch.dtype) -> dict[str, int]:
 
 def work(stored: torch.dtype, dtype: torch.dtype) -> Callable[[Launch], Work]:
     def of_program(launch: Launch) -> Work:
-        parts = launch.grid[0]
+        parts = launch.grid[1]
         kib = sum(token_bytes(stored, dtype).values()) / 1024 / parts
         return Work("KiB", (), (), units_outside_loops=kib)
 

@@ -99,8 +99,8 @@ def append_kernel(
     KV_BLOCKS: tl.constexpr = (KV_HEADS + HEADS - 1) // HEADS
     SCALED: tl.constexpr = scales_ptr is not None
     REST: tl.constexpr = D - 2 * HALF
-    part = tl.program_id(0)
-    token = tl.program_id(1)
+    token = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
     batch = tl.program_id(2).to(tl.int64)
     position = tl.load(starts_ptr + batch) + token
 
@@ -226,7 +226,8 @@ def plan_append(
         for axis, stride in zip("bht", x.stride()[:3], strict=True):
             arguments[f"{name}_stride_{axis}"] = stride
     warps = 2 if dim <= 128 else 4
-    return [Launch(append_kernel, (parts, tokens, batch), arguments, num_warps=warps, num_stages=1)]
+    # Tokens come first: only a grid's first axis takes more than 65535.
+    return [Launch(append_kernel, (tokens, parts, batch), arguments, num_warps=warps, num_stages=1)]
 
 
 def rope_append_triton(
@@ -242,6 +243,7 @@ def rope_append_triton(
     """Arguments as in `rope_append`, checked."""
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
+    starts = starts.contiguous()
     out = None
     if inv_freq is not None:
         inv_freq = inv_freq.to(torch.float32).contiguous()

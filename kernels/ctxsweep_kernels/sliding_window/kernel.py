@@ -71,7 +71,8 @@ def window_kernel(
         keys = (k, tl.program_id(2), kv_head)
         values = (v, tl.program_id(2), kv_head)
     else:
-        at = q + batch * q_batch + head.to(tl.int64) * q_head + (origin + row[:, None]) * q_row
+        at = q + batch * q_batch + head.to(tl.int64) * q_head
+        at += (origin + row[:, None]).to(tl.int64) * q_row
         queries = tl.load(
             at + depth[None, :], mask=(row[:, None] < n) & (depth[None, :] < D), other=0.0
         )
