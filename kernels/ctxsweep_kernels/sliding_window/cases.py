@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ctxsweep_kernels.launch import INTERPRETED_AS, Launch
-from ctxsweep_kernels.score_rule import make_rule
-from ctxsweep_kernels.sliding_window.plan import plan_window, tiles_visited
+from ctxsweep_kernels.score_rule import ScoreRule, make_rule
+from ctxsweep_kernels.sliding_window.plan import plan_window
 from ctxsweep_kernels.sliding_window.stretches import key_stretches
 from ctxsweep_kernels.static.case import Case, Trace, Work
 
@@ -65,12 +65,20 @@ def work(launch: Launch) -> Work:
     return work_of(middle, given["n"], given)
 
 
+def tiles_needed(tokens: int, window: int | None, queries: int, keys: int) -> int:
+    """Tiles that hold a key which a query of the block sees, by looking at every pair."""
+    positions = torch.arange(tokens)
+    seen = ScoreRule(scale=1.0, window=window).visible(positions, positions)
+    blocks = seen.split(queries)
+    return sum(int(tile.any()) for block in blocks for tile in block.split(keys, dim=1))
+
+
 def trace(dtype: torch.dtype, dim: int, windowed: bool) -> Callable[[], Trace]:
     def small_call() -> Trace:
         options = TRACED if windowed else TRACED | {"window": None}
         planned = launches(INTERPRETED_AS, dtype, dim, device="cpu", **options)
         given = planned[0].arguments
-        tiles = sum(tiles_visited(given["n"], options["window"], given["BM"], given["BN"]))
+        tiles = tiles_needed(given["n"], options["window"], given["BM"], given["BN"])
         shapes = {"q": TRACED["heads"], "k": 1, "v": 1, "out": TRACED["heads"]}
         row_bytes = given["n"] * dim * dtype.itemsize
         least = {name: heads * row_bytes for name, heads in shapes.items()}
