@@ -105,6 +105,7 @@ def changed(report: Report, **fields: object) -> dict[str, object]:
         ({"wide_share": 0.5}, "bytes in 16-byte or TMA loads 100.0% → 50.0%"),
         ({"registers": 200}, "blocks that fit on a multiprocessor 32 → 8 (18 → 200 registers"),
         ({"per_unit": 14.0}, "warp instructions for a unit on average 12.5 → 14 (+12.0%)"),
+        ({"per_unit": None}, "warp instructions for a unit on average 12.5 → unknown"),
         ({"case": "example/new"}, "is not in the baseline"),
     ],
 )
@@ -124,6 +125,12 @@ def test_more_bytes_or_tiles_are_worse():
     assert str(tiles) == "x on any: tiles multiplied 4 → 5"
 
 
+def test_traffic_that_is_no_longer_counted_is_worse(examples):
+    was = changed(examples) | {"traffic": {"example/copy": {"moved_bytes": 1, "dots": 0}}}
+    (one,) = gate.worse(changed(examples), was, ["sm_90"])
+    assert str(one) == "example/copy on any: its traffic is no longer counted"
+
+
 def test_a_case_that_is_gone_is_told_when_all_are_judged(examples):
     was = changed(examples)
     nothing = gate.baseline_of("3", [], {})
@@ -131,12 +138,19 @@ def test_a_case_that_is_gone_is_told_when_all_are_judged(examples):
     assert "no longer judged" in str(gate.worse(nothing, was, ["sm_90"])[0])
 
 
-def test_renewing_some_cases_keeps_the_others(examples, tmp_path):
+def test_renewing_a_part_keeps_the_rest(examples, tmp_path):
     path = tmp_path / "baseline.json"
-    gate.write_baseline(changed(examples), ["example/copy"], True, path)
-    gate.write_baseline(figures(examples, "example/attend"), ["kernel"], False, path)
-    assert set(gate.read_baseline(path)["cases"]) == {"example/copy", "kernel"}
-    gate.write_baseline(figures(examples, "example/attend"), ["kernel"], True, path)
+    gate.write_baseline(changed(examples), True, path)
+    gate.write_baseline(figures(examples, "example/attend"), False, path)
+    gate.write_baseline(changed(examples, arch="sm_80"), False, path)
+    cases = gate.read_baseline(path)["cases"]
+    assert {name: set(archs) for name, archs in cases.items()} == {
+        "example/copy": {"sm_90", "sm_80"},
+        "kernel": {"sm_90"},
+    }
+    with pytest.raises(gate.MixedBaseline, match="of Triton 3 and this is 4: renew all"):
+        gate.write_baseline(changed(examples) | {"triton": "4"}, False, path)
+    gate.write_baseline(figures(examples, "example/attend"), True, path)
     assert set(gate.read_baseline(path)["cases"]) == {"kernel"}
 
 

@@ -83,19 +83,23 @@ def judge_kernels(
     now = gate.baseline_of(report.triton, report.figures, report.traffic)
     everything = not cases and gated
     if renew:
-        gate.write_baseline(now, chosen, everything)
+        try:
+            gate.write_baseline(now, everything)
+        except gate.MixedBaseline as error:
+            raise BadInput(str(error)) from None
         print(f"wrote {gate.BASELINE}", file=sys.stderr)
     if check:
-        return max(_check(now, archs, everything), _said(report.problems))
+        return max(_check(now, archs, everything, as_json), _said(report.problems))
     failed = any(one.error for one in (*report.figures, *report.rivals))
     return 1 if failed or report.problems else 0
 
 
-def _check(now: dict[str, Any], archs: Sequence[str], everything: bool) -> int:
+def _check(now: dict[str, Any], archs: Sequence[str], everything: bool, as_json: bool) -> int:
     from ctxsweep_kernels.static import gate
 
     was = gate.read_baseline()
-    if remark := gate.other_version(now, was):
+    remark = gate.other_version(now, was)
+    if remark:
         print(remark, file=sys.stderr)
     found = gate.worse(now, was, archs, everything)
     for one in found:
@@ -103,7 +107,11 @@ def _check(now: dict[str, Any], archs: Sequence[str], everything: bool) -> int:
     if found:
         print(gate.RENEW, file=sys.stderr)
         return 1
-    print(f"{len(now['cases'])} kernels on {', '.join(archs)}: none is worse than the baseline")
+    compared = "traffic alone" if remark else f"on {', '.join(archs)}"
+    print(
+        f"{len(now['cases'])} kernels, {compared}: none is worse than the baseline",
+        file=sys.stderr if as_json else sys.stdout,
+    )
     return 0
 
 

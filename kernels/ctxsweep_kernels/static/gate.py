@@ -21,6 +21,10 @@ MORE_BYTES = 1.005
 RENEW = "if this is meant, renew the baseline: ctxsweep kernels --renew"
 
 
+class MixedBaseline(ValueError):
+    """A baseline would hold figures of two Triton versions."""
+
+
 @dataclass(frozen=True)
 class Worse:
     """One figure that got worse."""
@@ -56,20 +60,22 @@ def read_baseline(path: Path = BASELINE) -> dict[str, Any]:
     return data
 
 
-def write_baseline(
-    now: dict[str, Any], names: Sequence[str], everything: bool, path: Path = BASELINE
-) -> None:
-    """Write `now`; if only some cases were judged, the others are kept as they are.
+def write_baseline(now: dict[str, Any], everything: bool, path: Path = BASELINE) -> None:
+    """Write `now`; what was not judged, cases or architectures, is kept as it is.
 
-    names: the cases that were judged.
-    everything: all cases were, so that those of the old baseline that are gone go.
+    everything: all cases were judged, so that those of the old baseline that are gone go.
+
+    Raises:
+        MixedBaseline: what would be kept is of another Triton version.
     """
     if not everything:
         old = read_baseline(path)
-        judged = set(names)
-        for part in ("cases", "traffic"):
-            rest = {k: v for k, v in old[part].items() if k.split("#")[0] not in judged}
-            now = now | {part: rest | now[part]}
+        if other_version(now, old) is not None:
+            raise MixedBaseline(
+                f"the baseline is of Triton {old['triton']} and this is {now['triton']}: "
+                "renew all of it, without --case, --device and --arch"
+            )
+        now = now | {part: _merged(old[part], now[part]) for part in ("cases", "traffic")}
     text = json.dumps(now, indent=1, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -96,6 +102,8 @@ def worse(
     for case, moved in now["traffic"].items():
         if before := was["traffic"].get(case):
             found += [Worse(case, "any", what) for what in _more_traffic(moved, before)]
+    uncounted = (was["traffic"].keys() & now["cases"].keys()) - now["traffic"].keys()
+    found += [Worse(case, "any", "its traffic is no longer counted") for case in sorted(uncounted)]
     return found
 
 
@@ -107,6 +115,12 @@ def other_version(now: dict[str, Any], was: dict[str, Any]) -> str | None:
         f"the baseline is of Triton {was['triton']} and this is {now['triton']}: machine code is "
         "not compared, only traffic; ctxsweep kernels --renew makes a baseline for this version"
     )
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    judged = {name.split("#")[0] for name in new}
+    kept = {name: v for name, v in old.items() if name in new or name.split("#")[0] not in judged}
+    return kept | {name: old.get(name, {}) | figures for name, figures in new.items()}
 
 
 def _kept(one: Figures) -> dict[str, Any]:
@@ -162,7 +176,9 @@ def _worse(now: dict[str, Any], was: dict[str, Any]) -> Iterator[str]:
 
 
 def _dearer(what: str, now: float | None, was: float | None) -> Iterator[str]:
-    if now is not None and was and now > was * MORE_INSTRUCTIONS:
+    if now is None and was:
+        yield f"{what} {was:g} → unknown"
+    elif now is not None and was and now > was * MORE_INSTRUCTIONS:
         yield f"{what} {was:g} → {now:g} (+{now / was - 1:.1%})"
 
 
