@@ -62,6 +62,16 @@ def test_cuda_without_a_device_is_unsupported(monkeypatch: pytest.MonkeyPatch) -
         NativeBackend.load(series(), Limits(64, 1, "cuda", 1, 0))
 
 
+def test_a_kernel_that_cannot_take_the_model_is_unsupported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr("ctxsweep_kernels.wkv7.MOST_KEYS", 8)
+    backend = NativeBackend.load(series("tiny-rwkv7", options={"impl": "triton"}), limits())
+    with pytest.raises(Unsupported, match=r"wkv7: K = .* Leave options.impl out"):
+        backend.prefill(prompt(3))
+
+
 def test_a_context_beyond_the_reservation_is_a_memory_error_with_its_numbers() -> None:
     backend = NativeBackend.load(series(), limits(100))
     backend.prefill(prompt(100))

@@ -141,7 +141,8 @@ class NativeBackend:
         from ctxsweep_kernels.dispatch import noting
 
         doing = f"at {self._state.length} tokens"
-        with torch.inference_mode(), _out_of_memory(doing), noting(self._implementations):
+        noted = noting(self._implementations)
+        with torch.inference_mode(), _out_of_memory(doing), _supported(), noted:
             logits = self._model(tokens, self._state)
             self._next = logits.argmax(dim=-1, keepdim=True)
 
@@ -235,10 +236,19 @@ def _check_limits(config: ModelConfig, limits: Limits) -> None:
 
 def _implementations(model: LanguageModel, device: torch.device) -> dict[str, str]:
     """What will run each op; asked at load, since asking may compile one."""
-    from ctxsweep_kernels.dispatch import UnsupportedImplementation, implementation_in_use
+    from ctxsweep_kernels.dispatch import implementation_in_use
+
+    with _supported():
+        return {op: implementation_in_use(op, device, model.impl) for op in model.ops}
+
+
+@contextmanager
+def _supported() -> Iterator[None]:
+    """An implementation that an op does not have, as ``Unsupported``."""
+    from ctxsweep_kernels.dispatch import UnsupportedImplementation
 
     try:
-        return {op: implementation_in_use(op, device, model.impl) for op in model.ops}
+        yield
     except UnsupportedImplementation as problem:
         raise Unsupported(str(problem), "Leave options.impl out, or set it to torch") from problem
 
