@@ -51,7 +51,8 @@ def paged_prefill_attention(
         softcap=softcap,
     )
     check_table(q, cache, block_table)
-    devices = [x.device for x in (q, cache.pages, block_table, lengths)]
+    tensors = (q, cache.pages, block_table, lengths, rule.alibi_slopes)
+    devices = [x.device for x in tensors if x is not None]
     unfit = unfit_for_triton(q, rule)
     name = choose(impl, "paged_prefill_attention", devices, unfit=unfit)
     if name == "triton" and lengths.device.type != "cpu":

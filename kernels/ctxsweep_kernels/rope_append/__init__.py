@@ -67,7 +67,8 @@ def rope_append(
         raise ValueError(
             f"starts must be int64 [{q.shape[0]}], got {starts.dtype} {list(starts.shape)}"
         )
-    devices = {x.device for x in (q, k, v, cache.pages, block_table, starts)}
+    tensors = (q, k, v, cache.pages, block_table, starts, inv_freq)
+    devices = {x.device for x in tensors if x is not None}
     chosen = choose(impl, "rope_append", devices)
     if chosen == "triton":
         from ctxsweep_kernels.rope_append.kernel import rope_append_triton

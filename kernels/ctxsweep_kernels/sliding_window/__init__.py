@@ -66,6 +66,8 @@ def sliding_window_attention(
     if cu_seqlens is not None:
         _check_edges(cu_seqlens, q)
         tensors.append(cu_seqlens)
+    if rule.alibi_slopes is not None:
+        tensors.append(rule.alibi_slopes)
     devices = [x.device for x in tensors]
     unfit = unfit_for_triton(q, rule)
     if choose(impl, "sliding_window_attention", devices, unfit=unfit) == "triton":

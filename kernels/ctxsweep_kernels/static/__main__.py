@@ -1,4 +1,4 @@
-"""Look at one launch's machine code: `python -m ctxsweep_kernels.static CASE [ARCH ...]`."""
+"""Look at machine code: `python -m ctxsweep_kernels.static package.module:function [ARCH ...]`."""
 
 from __future__ import annotations
 
@@ -34,4 +34,6 @@ def main(path: str, *archs: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or ":" not in sys.argv[1]:
+        sys.exit(__doc__)
     main(*sys.argv[1:])
