@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,9 +13,16 @@ from pydantic import BaseModel
 from ctxsweep.analysis import summary
 from ctxsweep.records import Record, Sample
 from ctxsweep.store import Manifest
+from ctxsweep_kernels.dispatch import TRITON_OPS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BASELINE = "kernels/ctxsweep_kernels/static/baseline.json"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "kernels/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TYPES = [
     summary.Summary,
     summary.CellSummary,
@@ -65,3 +73,16 @@ def test_readme_names_every_folder_of_the_top_level() -> None:
     for folder in listed.stdout.split():
         if not folder.startswith("."):
             assert f"{folder}/" in readme
+
+
+def test_figures_of_the_kernels_readme_are_those_of_the_baseline() -> None:
+    """One line or more for every op that has a kernel: what it needs on an H100, and spills."""
+    text = (ROOT / "kernels/README.md").read_text(encoding="utf-8")
+    baseline = json.loads((ROOT / BASELINE).read_text(encoding="utf-8"))["cases"]
+    rows = re.findall(r"^\| `(\w+)`.*?\| `(\S+)` \| (\S+) per \w+ \| (\d+) \|", text, re.MULTILINE)
+    assert {op for op, *_ in rows} == TRITON_OPS
+    for _, case, per_unit, spilled in rows:
+        found = baseline[case]["sm_90"]
+        assert per_unit == f"{found['per_unit']:.3g}" and int(spilled) == found["spilled_bytes"], (
+            case
+        )

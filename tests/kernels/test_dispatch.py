@@ -32,7 +32,7 @@ def test_triton_is_never_replaced_in_silence(op: str, monkeypatch: pytest.Monkey
 
 def test_tensors_on_two_gpus_are_refused() -> None:
     devices = [torch.device("cuda", i) for i in (0, 1, 0)]
-    with pytest.raises(UnsupportedImplementation, match="one GPU .they are on: cuda:0, cuda:1"):
+    with pytest.raises(UnsupportedImplementation, match=r"one GPU .they are on: cuda:0, cuda:1"):
         choose("triton", "wkv7", devices)
 
 

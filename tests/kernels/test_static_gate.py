@@ -39,6 +39,13 @@ def test_no_kernel_is_worse_than_the_baseline():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_baseline_is_of_the_triton_that_is_installed():
+    """Else nothing but traffic is compared: a new Triton comes with a new baseline."""
+    import triton
+
+    assert gate.read_baseline()["triton"] == triton.__version__, gate.RENEW
+
+
 def test_a_mask_on_every_tile_fails_the_gate(tmp_path):
     copy = tmp_path / "kernels"
     shutil.copytree(

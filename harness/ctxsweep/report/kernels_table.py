@@ -41,7 +41,11 @@ COLUMNS = (
     Column(
         "steady", "steady", "warp instructions for a unit of work in the loop that takes the time"
     ),
-    Column("average", "average", "the same over a whole program, straight-line code included"),
+    Column(
+        "average",
+        "average",
+        "the same over a whole program of the first launch, straight-line code included",
+    ),
     Column("masked", "dearest loop", "cost of the dearest other loop over the steady one"),
     Column(
         "bound",

@@ -12,6 +12,7 @@ from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_prefill.kernel import paged_prefill_kernel
 from ctxsweep_kernels.score_rule import ScoreRule
 from ctxsweep_kernels.sliding_window.plan import (
+    Blocks,
     blocks,
     operand,
     padded_dim,
@@ -21,6 +22,7 @@ from ctxsweep_kernels.sliding_window.plan import (
 )
 
 OLDEST_WITH_E4M3 = 89  # sm_89, Ada
+BYTES = Blocks(64, 32, 4, 2)  # every warp widens all keys of a tile, so there are few warps
 
 
 def paged_prefill_triton(
@@ -51,6 +53,8 @@ def plan_prefill(
     compute = compute_dtype(q.dtype, cache.dtype)
     tile = blocks(arch, compute, padded, tokens, rule, gathered=True)
     as_bytes = cache.dtype == torch.float8_e4m3fn and not knows_e4m3(arch)
+    if as_bytes and padded <= 128:
+        tile = BYTES
     arguments: dict[str, Any] = {
         "q": q,
         "pages": cache.pages.view(torch.int8) if as_bytes else cache.pages,

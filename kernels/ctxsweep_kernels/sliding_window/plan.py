@@ -42,7 +42,7 @@ BLACKWELL_NARROW = HOPPER_NARROW | {256: Blocks(64, 64, 8, 2)}
 AMPERE = _by_head_size((128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2))
 AMPERE_NARROW = _by_head_size((128, 32, 8, 2), (128, 32, 8, 2), (64, 32, 8, 2))
 AMD = _by_head_size((128, 64, 4, 1), (128, 64, 4, 1), (64, 32, 4, 1))
-FLOAT32 = _by_head_size((32, 32, 8, 1), (32, 32, 8, 1), (16, 32, 8, 2))
+FLOAT32 = _by_head_size((32, 32, 8, 2), (32, 32, 8, 1), (16, 32, 8, 2))
 AMD_FLOAT32 = Blocks(32, 32, 4, 1)
 
 

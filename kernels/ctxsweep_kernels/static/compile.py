@@ -20,6 +20,7 @@ import torch
 from ctxsweep_kernels.launch import Launch
 
 ALIGNED = [["tt.divisibility", 16]]
+NEAR = [["tt.pointer_range", 32]]
 POINTERS = {
     torch.float64: "fp64",
     torch.float32: "fp32",
@@ -65,7 +66,7 @@ def compile_launch(launch: Launch, arch: str) -> Compiled:
         CompileFailed: the kernel does not compile for that architecture.
         RuntimeError: the process interprets kernels (TRITON_INTERPRET=1).
     """
-    signature, constants, attributes = specialise(launch.kernel, launch.arguments)
+    signature, constants, attributes = specialise(launch.kernel, launch.arguments, arch)
     options = {
         "num_warps": launch.num_warps,
         "num_stages": launch.num_stages,
@@ -74,7 +75,9 @@ def compile_launch(launch: Launch, arch: str) -> Compiled:
     return compile_kernel(launch.kernel, signature, constants, attributes, options, arch)
 
 
-def specialise(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], dict, dict]:
+def specialise(
+    kernel: Any, arguments: dict[str, Any], arch: str
+) -> tuple[dict[str, str], dict, dict]:
     """Signature, constants and attributes that Triton would give a call with these arguments."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -91,7 +94,8 @@ def specialise(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], 
         if kind == "constexpr":
             constants[name] = value
         elif not parameter.do_not_specialize and divides_by_16(value):
-            attributes[(index,)] = ALIGNED
+            near = arch.startswith("gfx") and within_32_bits(value)
+            attributes[(index,)] = [*ALIGNED, *NEAR] if near else ALIGNED
     return signature, constants, attributes
 
 
@@ -100,6 +104,11 @@ def divides_by_16(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return True
     return type(value) is int and value % 16 == 0
+
+
+def within_32_bits(value: Any) -> bool:
+    """On AMD, tensors under 2 GiB are read by buffer instructions with 32-bit offsets."""
+    return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() < 2**31
 
 
 def argument_type(value: Any) -> str:
