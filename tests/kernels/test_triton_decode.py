@@ -267,10 +267,28 @@ def test_queries_of_any_size(device: torch.device) -> None:
         check(device, scaled, where, scale=0.125 / size)
 
 
+@pytest.mark.parametrize("sms", [1, 132], ids=["whole", "split"])
+@pytest.mark.parametrize("options", [{}, {"window": 700, "sinks": 3}], ids=["plain", "window"])
+def test_a_row_without_keys_gets_zeros(device: torch.device, sms: int, options: dict) -> None:
+    cache, table, lengths = filled([1000, 0], torch.float16, torch.float16)
+    q = draw(2, 4, 2, 64, torch.float16)
+    q, where = on(device, q, (cache, table, lengths))
+    given = {"window": None, "sinks": 0, "scale": None, "alibi_slopes": None, "softcap": None}
+    rule = make_rule(q, 2, **given | options)
+    with poisoned_memory():
+        out = poison(torch.empty_like(q))
+        launches = plan_decode(q, *where, out, rule, "sm_90", sms)
+        for launch in launches:
+            launch.run()
+    assert (launches[0].arguments["SPLITS"] == 1) == (sms == 1)
+    assert (out[1] == 0).all() and out[0].isfinite().all()
+
+
 def test_strided_arguments(device: torch.device) -> None:
     cache, table, lengths = filled([200, 100], torch.float16, torch.float16)
     q = draw(3, 2, 4, 128, torch.float16).permute(1, 2, 0, 3)[..., ::2]
-    check(device, q, (cache, table.repeat_interleave(2, 1)[:, ::2], lengths))
+    table, lengths = table.repeat_interleave(2, 1)[:, ::2], lengths.repeat_interleave(2)[::2]
+    check(device, q, (cache, table, lengths))
 
 
 def test_heads_that_triton_cannot_take_say_so(device: torch.device) -> None:

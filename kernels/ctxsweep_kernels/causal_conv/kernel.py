@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ctxsweep_kernels.launch import Launch, architecture, within_32_bits
+from ctxsweep_kernels.triton_common import strides
 
 TOKENS, CHANNELS = 32, 256  # of a program
 
@@ -122,26 +123,19 @@ def plan_convolution(
     most_tokens = max(TOKENS, triton.next_power_of_2(taps))
     block_t = min(most_tokens, triton.next_power_of_2(max(tokens, taps)))
     block_c = min(CHANNELS, triton.next_power_of_2(channels))
-    strides = {
-        f"{name}_{dim}": step
-        for name, tensor, dims in (
-            ("x", x, ("batch", "token", "channel")),
-            ("weight", weight, ("channel", "tap")),
-            ("state", state, ("batch", "token", "channel")),
-        )
-        for dim, step in zip(dims, tensor.stride(), strict=True)
-    }
     return [
         Launch(
             convolve_kernel,
             (triton.cdiv(tokens, block_t) + 1, triton.cdiv(channels, block_c), batch),
-            strides
-            | {
+            {
                 "x": x,
+                **strides("x", x, "batch token channel"),
                 "weight": weight,
+                **strides("weight", weight, "channel tap"),
                 "bias": bias,
                 "bias_channel": 0 if bias is None else bias.stride(0),
                 "state": state,
+                **strides("state", state, "batch token channel"),
                 "new_state": new_state,
                 "y": y,
                 "tokens": tokens,

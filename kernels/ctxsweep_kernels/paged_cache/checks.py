@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ctxsweep_kernels.paged_cache import PagedKV
+from ctxsweep_kernels.paged_cache import PagedKV, runs
+from ctxsweep_kernels.score_rule import ScoreRule
 
 
 def check_table(q: Tensor, cache: PagedKV, block_table: Tensor) -> None:
@@ -40,3 +41,14 @@ def checked_lengths(lengths: Tensor, q: Tensor, cache: PagedKV, block_table: Ten
                 f"and the block table's capacity of {capacity}"
             )
     return rows
+
+
+def check_pages(
+    q: Tensor, cache: PagedKV, block_table: Tensor, lengths: list[int], rule: ScoreRule
+) -> None:
+    """Raise ValueError unless every page that the new tokens see is allocated."""
+    size = cache.page_size
+    for table, length in zip(block_table, lengths, strict=True):
+        first = rule.first_key(length - q.shape[2])
+        runs(table, 0, -(-min(rule.sinks, first) // size))
+        runs(table, first // size, -(-length // size))

@@ -5,11 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from ctxsweep_kernels.dispatch import Impl, choose
-from ctxsweep_kernels.paged_cache import PagedKV, runs
-from ctxsweep_kernels.paged_cache.checks import check_lengths, check_table, checked_lengths
+from ctxsweep_kernels.paged_cache import PagedKV
+from ctxsweep_kernels.paged_cache.checks import (
+    check_lengths,
+    check_pages,
+    check_table,
+    checked_lengths,
+)
 from ctxsweep_kernels.paged_decode.c import paged_decode_c
 from ctxsweep_kernels.paged_decode.cpu import paged_decode_torch
-from ctxsweep_kernels.score_rule import ScoreRule, make_rule
+from ctxsweep_kernels.score_rule import make_rule
 
 __all__ = ["MAX_DECODE_TOKENS", "paged_decode_attention"]
 
@@ -51,14 +56,15 @@ def paged_decode_attention(
         )
     check_table(q, cache, block_table)
     check_lengths(lengths, q)
-    devices = {x.device for x in (q, cache.pages, block_table, lengths)}
+    tensors = (q, cache.pages, block_table, lengths, rule.alibi_slopes)
+    devices = [x.device for x in tensors if x is not None]
     chosen = choose(impl, "paged_decode_attention", devices, unfit=_unfit_for_triton(cache))
     if chosen == "triton":
         from ctxsweep_kernels.paged_decode.plan import paged_decode_triton
 
         if lengths.device.type == "cpu":  # on a GPU, reading values would synchronise
             rows = checked_lengths(lengths, q, cache, block_table)
-            _check_pages(q, cache, block_table, rows, rule)
+            check_pages(q, cache, block_table, rows, rule)
         return paged_decode_triton(q, cache, block_table, lengths, rule)
     rows = checked_lengths(lengths, q, cache, block_table)
     if chosen == "c":
@@ -71,14 +77,3 @@ def _unfit_for_triton(cache: PagedKV) -> str | None:
     if dim % 8 or dim > 256:
         return f"its head size must divide by 8 and be at most 256, not {dim}; use impl='torch'"
     return None
-
-
-def _check_pages(
-    q: Tensor, cache: PagedKV, block_table: Tensor, lengths: list[int], rule: ScoreRule
-) -> None:
-    """Raise ValueError unless every page that is read is allocated."""
-    size = cache.page_size
-    for table, length in zip(block_table, lengths, strict=True):
-        first = rule.first_key(length - q.shape[2])
-        runs(table, 0, -(-min(rule.sinks, first) // size))
-        runs(table, first // size, -(-length // size))

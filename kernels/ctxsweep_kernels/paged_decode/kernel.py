@@ -11,11 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ctxsweep_kernels.dispatch import interpreting
+from ctxsweep_kernels.triton_common import INTERPRETED, LOG2E, product
 
 LOWEST = tl.constexpr(-1e30)  # finite: a column that has seen no key yet must not make NaN
-LOG2E = tl.constexpr(1.4426950408889634)
-INTERPRETED = tl.constexpr(interpreting())  # there, bfloat16 has neither products nor int casts
 
 
 @triton.jit
@@ -36,15 +34,6 @@ def widen(x, TO: tl.constexpr):
     if INTERPRETED:
         x = x.to(tl.float32)
     return x.to(TO)
-
-
-@triton.jit
-def product(a, b, acc):
-    """a @ b + acc, as exact as the operands' type allows."""
-    if INTERPRETED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision="ieee")
 
 
 @triton.jit
@@ -143,7 +132,7 @@ def attend(
             .permute([0, 2, 3, 1, 4])
             .reshape([BLOCK, D_PAD])
         )
-    s = product(k, q, tl.zeros([BLOCK, q.shape[1]], tl.float32))
+    s = product(k, q, tl.zeros([BLOCK, q.shape[1]], tl.float32), QK)
     if scales_ptr is not None:
         s *= tl.load(scales_ptr + k_slots + slots, mask=mask, other=zero)[:, None]
     relative = keys[:, None] - positions[None, :]
@@ -165,7 +154,7 @@ def attend(
     total = total * decay[None, :] + p
     if scales_ptr is not None:
         p *= tl.load(scales_ptr + v_slots + slots, mask=mask, other=zero)[:, None]
-    acc = product(tl.trans(v), p.to(PV), acc * decay[None, :])
+    acc = product(tl.trans(v), p.to(PV), acc * decay[None, :], PV)
     return acc, now, total
 
 
@@ -192,7 +181,7 @@ def decode_kernel(
     tile0, tile1, per = tiles_of_row(length, tokens, window, SPLITS, LEAST, BLOCK)
     begin = tile0 + split * per
     end = tl.minimum(begin + per, tile1)
-    if begin >= end:
+    if (SPLITS > 1) & (begin >= end):  # the only split of a row without keys writes zeros
         return
 
     cols = row_block * ROWS + tl.arange(0, ROWS)
@@ -200,7 +189,8 @@ def decode_kernel(
     dims = tl.arange(0, D_PAD)
     if PERMUTED:
         dims = (dims // 2 % 4) * (D_PAD // 4) + dims // 16 * 4 + dims // 8 % 2 * 2 + dims % 2
-    q_offsets = (head * group + cols // tokens) * q_stride_h + cols % tokens * q_stride_t
+    q_offsets = (head * group + cols // tokens).to(tl.int64) * q_stride_h
+    q_offsets += (cols % tokens).to(tl.int64) * q_stride_t
     q = tl.load(
         q_ptr + batch * q_stride_b + q_offsets[None, :] + dims[:, None],
         mask=(cols < rows)[None, :] & (dims < D)[:, None],
@@ -305,4 +295,5 @@ def merge_kernel(
         acc = acc * decay + tl.sum(part * weights[:, None], 0)
         total = total * decay + tl.sum(weights, 0)
         top = now
-    tl.store(out_ptr + row * D + dims, acc / total, mask=dims < D)
+    acc /= tl.where(total > 0.0, total, 1.0)
+    tl.store(out_ptr + row * D + dims, acc, mask=dims < D)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from math import ceil
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from ctxsweep_kernels.chunking import LOG2E
 from ctxsweep_kernels.launch import Launch, architecture, multiprocessors
 from ctxsweep_kernels.paged_cache import PagedKV, bytes_per_token
-from ctxsweep_kernels.paged_decode.kernel import LOG2E, decode_kernel, merge_kernel
+from ctxsweep_kernels.paged_decode.kernel import decode_kernel, merge_kernel
 from ctxsweep_kernels.score_rule import ScoreRule
+from ctxsweep_kernels.triton_common import TRITON_DTYPES
 
 PROGRAMS_PER_SM = 2
 MANY_SUMS = 4096  # float32 sums of a program that 4 warps cannot hold beside the rest
 WAVE_EFFICIENCY = 0.85
 MERGED_SHARE = 0.02  # of the bytes of a split, at most, its partial result
 MOST_TILES_FOR_SHARE = 8
-TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def product_dtypes(q: torch.dtype, stored: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
@@ -37,12 +38,18 @@ def product_dtypes(q: torch.dtype, stored: torch.dtype) -> tuple[torch.dtype, to
 
 
 def tile_shape(
-    rows: int, page_size: int, product: torch.dtype, head_dim: int, amd: bool
+    rows: int,
+    page_size: int,
+    product: torch.dtype,
+    head_dim: int,
+    stored: torch.dtype,
+    arch: str,
 ) -> tuple[int, int]:
     """Keys and query rows of a tile: what fits the registers and shared memory of every GPU.
 
     A KV head with more query rows takes several programs.
     """
+    amd = arch.startswith("gfx")
     most = 32
     if product == torch.float32 or head_dim > 128:
         most = 8 if product == torch.float32 else 16
@@ -52,9 +59,12 @@ def tile_shape(
         return 16 if wide else 32, query_rows
     if amd:  # 64 KiB of shared memory
         return 32 if wide else 64, query_rows
+    if wide and stored == torch.int8 and arch.startswith("sm_8"):  # 64 keys fill 255 registers
+        return 32, query_rows
     return 128 if page_size % 128 == 0 and not wide and query_rows <= 16 else 64, query_rows
 
 
+@functools.cache
 def split_count(programs: int, tiles: int, least: int, slots: int) -> int:
     """The fewest splits of `tiles` whose waves are `WAVE_EFFICIENCY` full, or else the best.
 
@@ -92,7 +102,7 @@ def plan_decode(
     rows = q_heads // cache.kv_heads * tokens
     qk, pv = product_dtypes(q.dtype, cache.dtype)
     amd = arch.startswith("gfx")
-    block, row_tile = tile_shape(rows, cache.page_size, qk, dim, amd)
+    block, row_tile = tile_shape(rows, cache.page_size, qk, dim, cache.dtype, arch)
     padded = max(16, triton.next_power_of_2(dim))
     row_blocks = ceil(rows / row_tile)
 
@@ -135,7 +145,7 @@ def plan_decode(
             "slopes_ptr": rule.alibi_slopes,
             "out_ptr": partial,
             "lse_ptr": lse,
-            "scale": rule.scale * LOG2E.value,
+            "scale": rule.scale * LOG2E,
             "softcap": rule.softcap,
             "sinks": rule.sinks,
             "rows": rows,
@@ -184,7 +194,7 @@ def paged_decode_triton(
     q = q if q.stride(3) == 1 else q.contiguous()
     table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    launches = plan_decode(q, cache, table, lengths, out, rule, architecture(q.device))
-    for launch in launches:
+    arch = architecture(q.device)
+    for launch in plan_decode(q, cache, table, lengths.contiguous(), out, rule, arch):
         launch.run()
     return out

@@ -5,10 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from ctxsweep_kernels.dispatch import Impl, choose
-from ctxsweep_kernels.paged_cache import PagedKV, runs
-from ctxsweep_kernels.paged_cache.checks import check_lengths, check_table, checked_lengths
+from ctxsweep_kernels.paged_cache import PagedKV
+from ctxsweep_kernels.paged_cache.checks import (
+    check_lengths,
+    check_pages,
+    check_table,
+    checked_lengths,
+)
 from ctxsweep_kernels.paged_prefill.cpu import paged_prefill_torch
-from ctxsweep_kernels.score_rule import ScoreRule, make_rule
+from ctxsweep_kernels.score_rule import make_rule
 from ctxsweep_kernels.sliding_window import unfit_for_triton
 
 __all__ = ["paged_prefill_attention"]
@@ -63,16 +68,7 @@ def paged_prefill_attention(
     if name == "triton":
         from ctxsweep_kernels.paged_prefill.plan import paged_prefill_triton
 
-        for row, length in enumerate(rows or ()):
-            _check_pages(block_table[row], length, q.shape[2], cache.page_size, rule)
+        if rows is not None:
+            check_pages(q, cache, block_table, rows, rule)
         return paged_prefill_triton(q, cache, block_table, lengths, rule)
     return paged_prefill_torch(q, cache, block_table, rows, rule)
-
-
-def _check_pages(
-    block_table_row: Tensor, length: int, tokens: int, page_size: int, rule: ScoreRule
-) -> None:
-    """Raise ValueError if a page that the last `tokens` positions see is missing."""
-    first = rule.first_key(length - tokens)
-    runs(block_table_row, first // page_size, -(-length // page_size))
-    runs(block_table_row, 0, -(-min(rule.sinks, first) // page_size))

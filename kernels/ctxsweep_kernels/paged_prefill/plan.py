@@ -14,12 +14,11 @@ from ctxsweep_kernels.score_rule import ScoreRule
 from ctxsweep_kernels.sliding_window.plan import (
     Blocks,
     blocks,
-    operand,
     padded_dim,
     score_arguments,
     slopes_argument,
-    triton_dtype,
 )
+from ctxsweep_kernels.triton_common import TRITON_DTYPES
 
 OLDEST_WITH_E4M3 = 89  # sm_89, Ada
 BYTES = Blocks(64, 32, 4, 2)  # every warp widens all keys of a tile, so there are few warps
@@ -74,8 +73,8 @@ def plan_prefill(
         "D": dim,
         "DP": padded,
         "PAGE": cache.page_size,
-        "COMPUTE": triton_dtype(compute),
-        "OPERAND": operand(compute),
+        "COMPUTE": TRITON_DTYPES[compute],
+        "OPERAND": TRITON_DTYPES[compute],
         "E4M3_BYTES": as_bytes,
     }
     for name, x in (("q", q), ("out", out)):

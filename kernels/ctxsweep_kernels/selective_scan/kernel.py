@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ctxsweep_kernels.chunking import LOG2E
 from ctxsweep_kernels.launch import Launch, architecture, multiprocessors, within_32_bits
+from ctxsweep_kernels.triton_common import strides
 
 STATE_VALUES = 1024  # of one program of two warps at most: 16 in each thread
 GROUP = 8
@@ -139,12 +140,12 @@ def plan_scan(
                 "state": state,
                 "new_state": new_state,
                 "y": y,
-                **_strides("u", u, "batch token channel"),
-                **_strides("dt", dt, "batch token channel"),
-                **_strides("A", A, "channel n"),
-                **_strides("B", B, "batch token n"),
-                **_strides("C", C, "batch token n"),
-                **_strides("state", state, "batch channel n"),
+                **strides("u", u, "batch token channel"),
+                **strides("dt", dt, "batch token channel"),
+                **strides("A", A, "channel n"),
+                **strides("B", B, "batch token n"),
+                **strides("C", C, "batch token n"),
+                **strides("state", state, "batch channel n"),
                 "D_channel": 0 if D is None else D.stride(0),
                 "tokens": tokens,
                 "CHANNELS": channels,
@@ -157,10 +158,6 @@ def plan_scan(
             num_warps=2 if block * block_n >= STATE_VALUES // 2 else 1,
         )
     ]
-
-
-def _strides(name: str, tensor: Tensor, dims: str) -> dict[str, int]:
-    return {f"{name}_{dim}": step for dim, step in zip(dims.split(), tensor.stride(), strict=True)}
 
 
 def selective_scan_triton(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ctxsweep_kernels.chunking import LOG2E
-from ctxsweep_kernels.dispatch import interpreting
 from ctxsweep_kernels.launch import Launch, architecture
 from ctxsweep_kernels.score_rule import ScoreRule
 from ctxsweep_kernels.sliding_window.kernel import window_kernel
 from ctxsweep_kernels.sliding_window.stretches import key_stretches
+from ctxsweep_kernels.triton_common import TRITON_DTYPES
 
 TMA_ALIGNMENT = 16
 LARGEST_DIM = 256
@@ -123,7 +122,7 @@ def plan_window(
         "BN": tile.keys,
         "D": dim,
         "DP": padded,
-        "OPERAND": operand(k.dtype),
+        "OPERAND": TRITON_DTYPES[k.dtype],
         "TMA": tma,
     }
     return [Launch(window_kernel, (heads, count, batch), arguments, tile.warps, tile.stages)]
@@ -147,18 +146,6 @@ def score_arguments(rule: ScoreRule, tile: Blocks) -> dict[str, Any]:
 def slopes_argument(rule: ScoreRule) -> Tensor | None:
     """ALiBi's slopes `[Hq]`, to powers of two."""
     return None if rule.alibi_slopes is None else rule.alibi_slopes.flatten() * LOG2E
-
-
-def operand(dtype: torch.dtype) -> tl.dtype:
-    """What matrix products of `dtype` take: the interpreter cannot multiply bfloat16."""
-    widened = dtype == torch.bfloat16 and interpreting()
-    return tl.float32 if widened else triton_dtype(dtype)
-
-
-def triton_dtype(dtype: torch.dtype) -> tl.dtype:
-    return {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[
-        dtype
-    ]
 
 
 def padded_dim(dim: int) -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ctxsweep_kernels.triton_common import product
+
 
 @triton.jit
 def key_stretches(first, stop, window, sinks, WINDOWED: tl.constexpr, BN: tl.constexpr):
@@ -31,11 +33,6 @@ def key_stretches(first, stop, window, sinks, WINDOWED: tl.constexpr, BN: tl.con
         inside = 0
         sink_end = 0
     return sink_end, low, inside, diagonal, end
-
-
-@triton.jit
-def _dot(a, b, acc, OPERAND: tl.constexpr):
-    return tl.dot(a.to(OPERAND), b.to(OPERAND), acc, input_precision="ieee")
 
 
 @triton.jit
@@ -145,7 +142,7 @@ def _walk(
     for tile in tl.range(begin, until):
         start = tile * BN
         k = load(keys, start, oldest, stop, sinks, EDGE, BN, D, DP, PAGE)
-        s = _dot(q, k.T, tl.zeros([BM, BN], tl.float32), OPERAND)
+        s = product(q, k.T, tl.zeros([BM, BN], tl.float32), OPERAND)
         if load_scales is not None:
             s *= load_scales(keys, start, oldest, stop, sinks, EDGE, BN, PAGE)[None, :]
         if SOFTCAP:
@@ -176,5 +173,5 @@ def _walk(
         if load_scales is not None:
             p *= load_scales(values, start, oldest, stop, sinks, EDGE, BN, PAGE)[None, :]
         v = load(values, start, oldest, stop, sinks, EDGE, BN, D, DP, PAGE)
-        out = _dot(p.to(q.dtype), v, out * rescale[:, None], OPERAND)
+        out = product(p.to(q.dtype), v, out * rescale[:, None], OPERAND)
     return out, total, top

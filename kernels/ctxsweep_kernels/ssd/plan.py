@@ -10,16 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ctxsweep_kernels.chunking import LOG2E
-from ctxsweep_kernels.dispatch import interpreting
 from ctxsweep_kernels.launch import Launch, architecture, multiprocessors, within_32_bits
 from ctxsweep_kernels.selective_state_update.kernel import update_triton
 from ctxsweep_kernels.ssd.kernel import outputs_kernel, states_kernel
-
-TRITON_TYPES = {
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
+from ctxsweep_kernels.triton_common import TRITON_DTYPES, multiplied_as, strides
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,6 @@ def plan_scan(
     groups, N = B.shape[2:]
     operand = operand_dtype(x, B, C)
     blocks = blocks_for(operand, tokens, P, N, arch)
-    unmultiplied = operand == torch.bfloat16 and interpreting()  # which cannot multiply it
     chunks, blocks_p = triton.cdiv(tokens, blocks.chunk), triton.cdiv(P, blocks.p)
     first_states = torch.empty((batch, chunks, heads, P, N), dtype=operand, device=x.device)
     together = heads_together(heads // groups, chunks * blocks_p * batch * groups, x.device)
@@ -90,10 +83,10 @@ def plan_scan(
         "A": A,
         "B": B,
         "first_states": first_states,
-        **_strides("x", x, "batch token head p"),
-        **_strides("dt", dt, "batch token head"),
-        **_strides("A", A, "head"),
-        **_strides("B", B, "batch token group n"),
+        **strides("x", x, "batch token head p"),
+        **strides("dt", dt, "batch token head"),
+        **strides("A", A, "head"),
+        **strides("B", B, "batch token group n"),
         "tokens": tokens,
         "H": heads,
         "HEADS_PER_GROUP": heads // groups,
@@ -101,7 +94,7 @@ def plan_scan(
         "N": N,
         "CHUNK": blocks.chunk,
         "BLOCK_P": blocks.p,
-        "OPERAND": TRITON_TYPES[torch.float32 if unmultiplied else operand],
+        "OPERAND": TRITON_DTYPES[multiplied_as(operand)],
         "SUMS": tl.float64 if operand == torch.float32 else tl.float32,
         "PRECISION": "ieee" if arch.startswith("gfx") else "tf32x3",
         "LOG2E": LOG2E,
@@ -109,14 +102,14 @@ def plan_scan(
     carry = {
         "state": state,
         "new_state": new_state,
-        **_strides("state", state, "batch head p n"),
+        **strides("state", state, "batch head p n"),
         "BLOCK_N": blocks.n,
     }
     outputs = {
         "C": C,
         "D": D,
         "y": y,
-        **_strides("C", C, "batch token group n"),
+        **strides("C", C, "batch token group n"),
         "D_head": 0 if D is None else D.stride(0),
         "HEADS": together,
         "BLOCK_N": _block(N),
@@ -149,10 +142,6 @@ def heads_together(per_group: int, programs: int, device: torch.device) -> int:
         if per_group % count == 0 and programs * (per_group // count) >= enough
     ]
     return max(fitting, default=1)
-
-
-def _strides(name: str, tensor: Tensor, dims: str) -> dict[str, int]:
-    return {f"{name}_{dim}": step for dim, step in zip(dims.split(), tensor.stride(), strict=True)}
 
 
 def ssd_chunk_scan_triton(
