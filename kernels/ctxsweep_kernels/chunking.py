@@ -11,6 +11,7 @@ import torch
 LOG2E = math.log2(math.e)  # decays are kept in powers of two: exp2 is the cheaper function
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_BLOCKS = 65535  # along any axis of a CUDA grid but the first
 
 
 def whole_and_tail(tokens: int, chunk: int) -> Iterator[tuple[slice, int]]:
@@ -72,6 +73,19 @@ def unfit_dtypes(**arguments: torch.Tensor | None) -> str | None:
     for name, tensor in arguments.items():
         if tensor is not None and tensor.dtype not in KERNEL_DTYPES:
             return f"{name} is {tensor.dtype} and it computes in float32; use impl='torch'"
+    return None
+
+
+def unfit_sizes(sizes: dict[str, int], most_keys: int) -> str | None:
+    """Why the Triton kernels of linear attention cannot take dimensions `B T H K V`, if so."""
+    if sizes["K"] > most_keys:
+        return f"K = {sizes['K']} and it takes at most {most_keys}; use impl='torch'"
+    pairs = sizes["B"] * sizes["H"]
+    if sizes["T"] > 1 and pairs > MOST_BLOCKS:
+        return (
+            f"B * H = {pairs} and for more than one token it takes at most {MOST_BLOCKS}; "
+            "split the batch or use impl='torch'"
+        )
     return None
 
 

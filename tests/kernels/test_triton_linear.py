@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ctxsweep_kernels.chunking import unfit_sizes
 from ctxsweep_kernels.dispatch import UnsupportedImplementation
 from ctxsweep_kernels.retention import retention
 from ctxsweep_kernels.retention.reference import retention_reference
@@ -151,6 +152,17 @@ def test_narrow_inputs_keep_a_float32_state(make, op: str, dtype: torch.dtype, t
 def test_heads_too_large_are_refused(make, op: str, change: dict[str, int], message: str) -> None:
     with pytest.raises(UnsupportedImplementation, match=message):
         OPS[op].op(**make(op, 2, **change))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_more_heads_than_a_grid_takes_are_refused(make, op: str) -> None:
+    with pytest.raises(UnsupportedImplementation, match=r"B \* H = 65536 .* split the batch"):
+        OPS[op].op(**make(op, 2, heads=65536, K=1, V=1))
+
+
+def test_decode_takes_more_heads() -> None:
+    sizes = {"B": 1024, "T": 1, "H": 64, "K": 64, "V": 64}
+    assert unfit_sizes(sizes, most_keys=64) is None
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype, unfit_dtypes
+from ctxsweep_kernels.chunking import (
+    check_chunk,
+    check_shapes,
+    check_state_dtype,
+    unfit_dtypes,
+    unfit_sizes,
+)
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.retention.cpu import retention_torch
 
@@ -56,9 +62,7 @@ def retention(
     check_state_dtype(op, state)
     check_chunk(op, chunk)
     given = {"q": q, "k": k, "v": v, "log_gamma": log_gamma, "state": state}
-    unfit = unfit_dtypes(**given)
-    if unfit is None and sizes["K"] > MOST_KEYS:
-        unfit = f"K = {sizes['K']} and it takes at most {MOST_KEYS}; use impl='torch'"
+    unfit = unfit_dtypes(**given) or unfit_sizes(sizes, MOST_KEYS)
     if choose(impl, op, [tensor.device for tensor in given.values()], unfit=unfit) == "triton":
         from ctxsweep_kernels.retention.plan import retention_triton
 

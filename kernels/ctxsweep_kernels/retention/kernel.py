@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from ctxsweep_kernels.triton_common import LOG2E
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def decode_kernel(
 ):  # fmt: skip
     """One token. Each thread holds STRIPS columns of 16 bytes in every row it has, for which the
     row's q and k are read once; y is summed over the rows by the thread until the end."""
-    sequence = tl.program_id(1).to(tl.int64)
+    sequence = tl.program_id(0).to(tl.int64)
     batch, head = sequence // H, sequence % H
     COLUMNS: tl.constexpr = STRIPS * LANES * VECTOR
     row = (
@@ -31,7 +31,7 @@ def decode_kernel(
         + tl.arange(0, ROWS)[None, None, :, None, None]
     )
     column = (
-        tl.program_id(0) * COLUMNS
+        tl.program_id(1) * COLUMNS
         + tl.arange(0, STRIPS)[None, :, None, None, None] * (LANES * VECTOR)
         + tl.arange(0, LANES)[None, None, None, :, None] * VECTOR
         + tl.arange(0, VECTOR)[None, None, None, None, :]

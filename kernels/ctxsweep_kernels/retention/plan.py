@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import torch
 import triton
-import triton.language as tl
 
-from ctxsweep_kernels.dispatch import interpreting
 from ctxsweep_kernels.launch import Launch, architecture, multiprocessors
 from ctxsweep_kernels.retention.kernel import decode_kernel, outputs_kernel, states_kernel
+from ctxsweep_kernels.triton_common import TRITON_DTYPES, multiplied_as
 
 CHUNK = 256  # tokens between two copies of the state, which then weigh less than the sequence
 LANES = 8  # of a row in decode: 8 x 16 bytes are a cache line
 WITH_WIDE_SHARED_MEMORY = ("sm_80", "sm_90", "sm_100", "sm_103")  # 163 KiB and more a block
-TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @torch.no_grad()
@@ -66,7 +64,7 @@ def _decode(
                for d, i in (("batch", 0), ("head", 2))}  # fmt: skip
     return Launch(
         decode_kernel,
-        (triton.cdiv(V, strips * 4 * LANES), batch * heads),
+        (batch * heads, triton.cdiv(V, strips * 4 * LANES)),
         {
             "q_ptr": q,
             "k_ptr": k,
@@ -101,9 +99,7 @@ def _prefill(
 ) -> list[Launch]:
     batch, heads, K, V = state.shape
     T = q.shape[1]
-    operand = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
-    if operand == torch.bfloat16 and interpreting():  # the interpreter cannot multiply it
-        operand = torch.float32
+    operand = multiplied_as(q.dtype if q.dtype == k.dtype == v.dtype else torch.float32)
     chunks = triton.cdiv(T, CHUNK)
     states = torch.empty((batch, heads, chunks, K, V), dtype=operand, device=q.device)
     strides = {
@@ -137,6 +133,8 @@ def _prefill(
     queries, keys, values = min(queries, tokens), min(keys, tokens), min(values, all_v)
     block_k, block_v = min(64, all_k), min(64 if operand == torch.float32 else 128, all_v)
     stages = 1 if arch.startswith("gfx") else 2
+    # Left alone, ptxas spills for a third program, for which sm_89 has no shared memory.
+    options = {"maxnreg": 255} if warps == 4 and arch.startswith("sm_8") else {}
     of_q = {name: n for name, n in strides.items() if name.startswith("q")}
     return [
         Launch(
@@ -168,5 +166,6 @@ def _prefill(
                 "STAGES": stages,
             },
             num_warps=warps,
+            options=options,
         ),
     ]

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 import torch
 
-from ctxsweep_kernels.chunking import check_chunk, check_shapes, check_state_dtype, unfit_dtypes
+from ctxsweep_kernels.chunking import (
+    check_chunk,
+    check_shapes,
+    check_state_dtype,
+    unfit_dtypes,
+    unfit_sizes,
+)
 from ctxsweep_kernels.dispatch import Impl, choose
 from ctxsweep_kernels.wkv7.cpu import wkv7_torch
 
@@ -66,9 +72,7 @@ def wkv7(
     check_state_dtype(op, state)
     check_chunk(op, chunk, most=MAX_CHUNK)
     given = {"r": r, "log_w": log_w, "k": k, "v": v, "a": a, "b": b, "state": state}
-    unfit = unfit_dtypes(**given)
-    if unfit is None and sizes["K"] > MOST_KEYS:
-        unfit = f"K = {sizes['K']} and it takes at most {MOST_KEYS}; use impl='torch'"
+    unfit = unfit_dtypes(**given) or unfit_sizes(sizes, MOST_KEYS)
     if choose(impl, op, [tensor.device for tensor in given.values()], unfit=unfit) == "triton":
         from ctxsweep_kernels.wkv7.plan import wkv7_triton
 

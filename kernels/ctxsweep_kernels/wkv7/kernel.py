@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from ctxsweep_kernels.triton_common import LOG2E
 
 
 @triton.jit
@@ -29,8 +29,8 @@ def decode_kernel(
 ):  # fmt: skip
     """One token. Of a row, each thread holds many values and few lanes hold a share: a sum over
     the row then costs few shuffles, and the vectors over K are read once for many rows."""
-    head = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     j = (
         tl.arange(0, STRIPS)[:, None, None, None] * (LANES * VECTOR)
         + tl.arange(0, LANES)[None, None, :, None] * VECTOR
@@ -43,9 +43,6 @@ def decode_kernel(
     j_mask = None if FULL else j < K
     mask = None if WHOLE and FULL else (rows < V) & (j < K)
     zero = None if FULL else 0.0
-    r = tl.load(r_ptr + head * K + j, mask=j_mask, other=zero).to(tl.float32)
-    w = tl.exp2(tl.load(log_w_ptr + head * K + j, mask=j_mask, other=zero).to(tl.float32) * LOG2E)
-    k = tl.load(k_ptr + head * K + j, mask=j_mask, other=zero).to(tl.float32)
     r = tl.load(r_ptr + head * K + j, mask=j_mask, other=zero).to(tl.float32)
     w = tl.exp2(tl.load(log_w_ptr + head * K + j, mask=j_mask, other=zero).to(tl.float32) * LOG2E)
     k = tl.load(k_ptr + head * K + j, mask=j_mask, other=zero).to(tl.float32)

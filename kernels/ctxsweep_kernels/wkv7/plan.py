@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 import triton
-import triton.language as tl
 
 from ctxsweep_kernels.dispatch import interpreting
 from ctxsweep_kernels.launch import Launch, architecture, multiprocessors
+from ctxsweep_kernels.triton_common import TRITON_DTYPES
 from ctxsweep_kernels.wkv7.kernel import chunks_kernel, decode_kernel, walk_kernel
 
 LANES = 4  # of a row in decode: 4 x 16 bytes are two sectors
@@ -59,7 +59,7 @@ def _decode(
     rows = min(16 if few else 256 // strips, max(8, triton.next_power_of_2(V)))
     return Launch(
         decode_kernel,
-        (triton.cdiv(V, rows), batch * heads),
+        (batch * heads, triton.cdiv(V, rows)),
         _names(sequences)
         | {
             "state_ptr": state,
@@ -114,7 +114,7 @@ def _prefill(
         "V": V,
         "C": C,
         "BLOCK_K": max(16, triton.next_power_of_2(K)),
-        "OPERAND": tl.bfloat16 if operand == torch.bfloat16 else tl.float32,
+        "OPERAND": TRITON_DTYPES[operand],
         "PRECISION": precision,
     }
     exact = precision == "ieee"
