@@ -42,7 +42,7 @@ TRITON_OPS = frozenset(
         "wkv7",
     }
 )
-
+LEAST_CAPABILITY = 8, 0  # of an NVIDIA GPU: Ampere, whose tensor cores take bfloat16 and TF32
 
 _seen: ContextVar[dict[str, str] | None] = ContextVar("seen", default=None)
 
@@ -123,7 +123,18 @@ def _obstacle_to_triton(op: str, devices: list[torch.device]) -> str | None:
     if len(set(devices)) > 1:
         names = ", ".join(sorted(map(str, set(devices))))
         return f"it needs all tensors on one GPU (they are on: {names})"
-    return None
+    return _too_old(devices[0])
+
+
+@cache
+def _too_old(device: torch.device) -> str | None:
+    if torch.version.hip or not torch.cuda.is_available():
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= LEAST_CAPABILITY:
+        return None
+    least, found = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
+    return f"it needs compute capability {least} and {device} has {found}; use impl='torch'"
 
 
 @cache

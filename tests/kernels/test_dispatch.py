@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ctxsweep_kernels
+from ctxsweep_kernels import dispatch
 from ctxsweep_kernels.dispatch import (
     TRITON_OPS,
     UnsupportedImplementation,
@@ -34,6 +35,26 @@ def test_tensors_on_two_gpus_are_refused() -> None:
     devices = [torch.device("cuda", i) for i in (0, 1, 0)]
     with pytest.raises(UnsupportedImplementation, match=r"one GPU .they are on: cuda:0, cuda:1"):
         choose("triton", "wkv7", devices)
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "chosen"),
+    [((7, 5), None, "torch"), ((8, 0), None, "triton"), ((7, 5), "6.3", "triton")],
+)
+def test_gpus_before_ampere_take_torch(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    dispatch._too_old.cache_clear()
+    try:
+        assert choose("auto", "wkv7", [GPU]) == chosen
+        if chosen == "torch":
+            with pytest.raises(UnsupportedImplementation, match=r"needs .* 8\.0 .* has 7\.5"):
+                choose("triton", "wkv7", [GPU])
+    finally:
+        dispatch._too_old.cache_clear()
 
 
 def test_arguments_that_the_kernel_cannot_take() -> None:
