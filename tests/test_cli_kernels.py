@@ -82,7 +82,7 @@ def test_a_file_of_kernels_finds_its_yaml():
     ("arguments", "message"),
     [
         (["--device", "V100"], "no device 'V100'; there are: A100, H100"),
-        (["--arch", "hopper"], "unknown architecture 'hopper'"),
+        (["--arch", "hopper"], "no architecture 'hopper'"),
         (["--case", "nothing-such"], "no case fits nothing-such; there are: "),
         (["--against", "nobody"], "nothing to compare with is named 'nobody'"),
         (["--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -24,8 +23,8 @@ from ctxsweep.report.kernels_table import columns_of, rows_of
 
 DEFAULT_DEVICES = ("H100", "A100", "B200", "MI300X")
 WIDE_TERMINAL = 160
-NARROW = ("registers", "average", "bound", "goal")
-ARCH = re.compile(r"sm_\d{2,3}|gfx9\w+")
+NARROW = ("registers", "average", "goal")
+ARCHS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950")
 
 
 def judge_kernels(
@@ -53,6 +52,8 @@ def judge_kernels(
     chosen = [c.name for pattern in cases or ("*",) for c in matching(table.cases, pattern)]
     if not chosen and (cases or not table.cases):
         raise BadInput(f"no case fits {' or '.join(cases) or 'any name'}{_names(table.cases)}")
+    if check and renew:
+        raise BadInput("--check and --renew together say nothing: check, then renew")
     gated = (check or renew) and device is None and arch is None
     places = _places(device, ",".join(gate.ARCHS) if gated else arch)
     try:
@@ -89,12 +90,15 @@ def judge_kernels(
             raise BadInput(str(error)) from None
         print(f"wrote {gate.BASELINE}", file=sys.stderr)
     if check:
-        return max(_check(now, archs, everything, as_json), _said(report.problems))
+        again = "".join(f" --case '{pattern}'" for pattern in cases)
+        return max(_check(now, archs, everything, as_json, again), _said(report.problems))
     failed = any(one.error for one in (*report.figures, *report.rivals))
     return 1 if failed or report.problems else 0
 
 
-def _check(now: dict[str, Any], archs: Sequence[str], everything: bool, as_json: bool) -> int:
+def _check(
+    now: dict[str, Any], archs: Sequence[str], everything: bool, as_json: bool, again: str
+) -> int:
     from ctxsweep_kernels.static import gate
 
     was = gate.read_baseline()
@@ -105,7 +109,7 @@ def _check(now: dict[str, Any], archs: Sequence[str], everything: bool, as_json:
     for one in found:
         print(f"worse: {one}", file=sys.stderr)
     if found:
-        print(gate.RENEW, file=sys.stderr)
+        print(gate.RENEW + again, file=sys.stderr)
         return 1
     compared = "traffic alone" if remark else f"on {', '.join(archs)}"
     print(
@@ -137,8 +141,8 @@ def _places(device: str | None, arch: str | None) -> list[tuple[str, str]]:
         found = known[name.lower()]
         places.append((found, table[found].arch))
     for one in _listed(arch):
-        if not ARCH.fullmatch(one):
-            raise BadInput(f"unknown architecture {one!r}; use a name like sm_90 or gfx942")
+        if one not in ARCHS:
+            raise BadInput(f"no architecture {one!r}; there are: {', '.join(ARCHS)}")
         places.append((next((d.name for d in table.values() if d.arch == one), ""), one))
     return list(dict.fromkeys(places))
 

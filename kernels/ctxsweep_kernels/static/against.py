@@ -103,6 +103,8 @@ class Rival:
             return getattr(module, function)
         except Exception as problem:  # importing runs somebody else's code
             text = str(problem).splitlines()[0] if str(problem) else ""
+            if isinstance(problem, ModuleNotFoundError):
+                text += "; install the library that it is from"
             raise AgainstError(
                 f"{self.name}: {self.kernel} cannot be imported ({type(problem).__name__}: {text})"
             ) from problem
