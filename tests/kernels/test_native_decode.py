@@ -129,6 +129,8 @@ def test_a_page_outside_the_pool_is_refused() -> None:
 def test_huge_scores_and_strided_arguments() -> None:
     cache, table, length = filled(300, 2, 16, torch.float32)
     where = cache, table.repeat_interleave(2, 1)[:, ::2], length
-    q = torch.randn(4, 1, 1, 16).transpose(0, 1) * 1e4
+    # Many queries: where a score is the small difference of huge terms, one query's rounding says
+    # little about another's.
+    q = torch.randn(128, 1, 1, 16, generator=torch.manual_seed(1)).transpose(0, 1) * 1e4
     check(q, where, scale=1.0)
     check(q, where, scale=1.0, softcap=50.0)
