@@ -7,8 +7,6 @@ narrow as the tensor cores' are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -35,6 +33,7 @@ from ctxsweep_kernels.testing import (
     poisoned_cache,
     scattered_table,
 )
+from ctxsweep_kernels.testing.recurrences import poisoned_memory
 
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -134,17 +133,6 @@ def on(device: torch.device, q: torch.Tensor, where: Where) -> tuple[torch.Tenso
     scales = None if cache.scales is None else cache.scales.to(device)
     moved = PagedKV(cache.pages.to(device), scales)
     return q.to(device), (moved, table.to(device), lengths.to(device))
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """torch.empty gives NaN, so an output or a partial result that is not written shows."""
-    plain = torch.empty
-    torch.empty = lambda *a, **k: poison(plain(*a, **k))  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.empty = plain
 
 
 def check(device: torch.device, q: torch.Tensor, where: Where, **options: Any) -> torch.Tensor:

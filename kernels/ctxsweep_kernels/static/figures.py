@@ -96,7 +96,7 @@ def _judge_launch(case: Case, place: int, launch: Launch, arch: str) -> Figures:
         built = compile_launch(launch, arch)
         work = case.work(launch) if place == 0 else None
         return measure(case, name, place, built, work)
-    except Exception as problem:
+    except Exception as problem:  # as above
         return Figures(case.name, name, place, arch, error=in_a_line(problem))
 
 

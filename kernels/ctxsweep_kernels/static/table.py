@@ -38,7 +38,7 @@ def all_cases(ops: Sequence[str] = OPS) -> Cases:
     for op in ops:
         try:
             cases += import_module(f"ctxsweep_kernels.{op}.cases").CASES
-        except Exception as problem:
+        except Exception as problem:  # importing runs the cases of an op
             problems[op] = f"{type(problem).__name__}: {problem}"
     for name, times in _counted(cases).items():
         if times > 1:

@@ -122,7 +122,7 @@ def count_cases(cases: Sequence[Case]) -> list[Traffic]:
             continue
         try:
             row = count(case.trace())
-        except Exception as problem:
+        except Exception as problem:  # a call that fails is a row that says why
             row = Traffic(error=f"{type(problem).__name__}: {problem}")
         row.case = case.name
         rows.append(row)
