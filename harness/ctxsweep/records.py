@@ -37,6 +37,26 @@ class Status(StrEnum):
     ERROR = "error"
 
 
+class RopeScaling(Frozen):
+    """How rotary positions are stretched, in the words of transformers' ``rope_parameters``.
+
+    Linear interpolation: arXiv 2306.15595; YaRN: arXiv 2309.00071; LongRoPE: arXiv 2402.13753.
+    """
+
+    rope_type: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
+    factor: float = Field(ge=1, description="Longest context over the trained one.")
+    original_max_position_embeddings: int | None = Field(
+        None, ge=1, description="Context of the training."
+    )
+    attention_factor: float | None = Field(None, gt=0, description="YaRN and LongRoPE.")
+    beta_fast: float | None = Field(None, gt=0, description="YaRN; default 32.")
+    beta_slow: float | None = Field(None, gt=0, description="YaRN; default 1.")
+    low_freq_factor: float | None = Field(None, gt=0, description="llama3.")
+    high_freq_factor: float | None = Field(None, gt=0, description="llama3.")
+    short_factor: tuple[float, ...] | None = Field(None, description="LongRoPE.")
+    long_factor: tuple[float, ...] | None = Field(None, description="LongRoPE.")
+
+
 class Series(Frozen):
     """One line of the plot: a model on an engine with its settings."""
 
@@ -52,6 +72,7 @@ class Series(Frozen):
         512, description="Tokens per prefill call, 'whole', or 'recurrent' (token by token)."
     )
     page_size: int = Field(256, ge=1, le=4096, description="Tokens per page of the KV cache.")
+    rope: RopeScaling | None = Field(None, description="Stretches the model's rotary positions.")
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the backend.")
 
 

@@ -75,7 +75,8 @@ class Points:
         """Relative standard errors ``[N]``, drift included; a missing one is their median."""
         errors = np.array([relative_error(v) or np.nan for v in self.values])
         typical = UNKNOWN_REL if np.isnan(errors).all() else float(np.nanmedian(errors))
-        return np.hypot(np.where(np.isnan(errors), typical, errors), self.drift)
+        known: Array = np.where(np.isnan(errors), typical, errors)
+        return np.sqrt(known**2 + self.drift**2)
 
     @property
     def span(self) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ctxsweep.records import Cost, Series
 
 Tokens = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
 
 
 class Unsupported(Exception):
@@ -50,15 +51,19 @@ class Capabilities:
 
     snapshot: bool = False
     chunked_prefill: bool = True
+    logits: bool = False
 
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """Bytes held now, exact: from the tensors or from the engine's own accounting."""
+    """Bytes held now, exact: from the tensors or from the engine's own accounting.
 
-    weights_bytes: int
-    cache_used_bytes: int
-    cache_reserved_bytes: int
+    None is what the engine does not tell: a server across a network says little of its memory.
+    """
+
+    weights_bytes: int | None
+    cache_used_bytes: int | None
+    cache_reserved_bytes: int | None
 
 
 class Backend(Protocol):
@@ -99,8 +104,11 @@ class Backend(Protocol):
     def memory(self) -> HeldMemory:
         """Bytes held now."""
 
-    def cost(self, context_tokens: int) -> Cost:
-        """Arithmetic and least bytes at a context, for the loaded batch."""
+    def cost(self, context_tokens: int) -> Cost | None:
+        """Arithmetic and least bytes at a context, for the loaded batch; None if not known."""
+
+    def logits(self) -> Logits:
+        """Logits ``[B, V]`` after the last token fed (only with ``capabilities.logits``)."""
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
     InvalidSeries,
     Limits,
+    Logits,
     Tokens,
     Unsupported,
 )
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.inline import BadInlineModel
 from ctxsweep.records import Cost, DType, KVDType, Series
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ TORCH_DTYPES = {
     "fp8_e5m2": "float8_e5m2",
     "int8": "int8",
 }
-IMPLS = ("auto", "torch", "triton")
+OPTIONS = {"impl": ("auto", "torch", "triton"), "weights": ("drawn", "checkpoint")}
+_OPTION_NAMES = " and ".join(OPTIONS)
 
 
 class NativeBackend:
     """One native model with its cache or state for a batch."""
 
-    capabilities = Capabilities(snapshot=True, chunked_prefill=True)
+    capabilities = Capabilities(snapshot=True, chunked_prefill=True, logits=True)
 
     def __init__(
         self, series: Series, limits: Limits, config: ModelConfig, model: LanguageModel
@@ -57,9 +58,11 @@ class NativeBackend:
         self._config = config
         self._model = model
         self._weights_bytes = weight_bytes(model)
+        self._weights_name = _weights_name(series, limits)
         self._device = torch.device(limits.device)
         self._token_by_token = series.prefill_chunk == "recurrent"
         self._next: torch.Tensor | None = None
+        self._logits: torch.Tensor | None = None
         model.impl = series.options.get("impl", "auto")
         self._implementations = _implementations(model, self._device)
         dtype, kv_dtype = _torch_dtype(series.dtype), _torch_dtype(_kv_dtype(series))
@@ -84,18 +87,25 @@ class NativeBackend:
     @classmethod
     def check(cls, series: Series) -> None:
         _config(series)
+        if series.rope is not None:
+            raise InvalidSeries(
+                "rope", "native models do not stretch RoPE; backend transformers or vllm does"
+            )
         chunk = series.prefill_chunk
         if isinstance(chunk, int) and chunk < 1:
             raise InvalidSeries(
                 "prefill_chunk", f"{chunk} must be at least 1, 'whole' or 'recurrent'"
             )
         for name, value in series.options.items():
-            if name != "impl":
-                raise InvalidSeries("options", f"'{name}' is unknown; native has one, impl")
-            if value not in IMPLS:
+            if name not in OPTIONS:
+                raise InvalidSeries("options", f"'{name}' is unknown; native has {_OPTION_NAMES}")
+            if value not in OPTIONS[name]:
                 raise InvalidSeries(
-                    "options.impl", f"'{value}' is unknown; use one of {', '.join(IMPLS)}"
+                    f"options.{name}",
+                    f"'{value}' is unknown; use one of {', '.join(OPTIONS[name])}",
                 )
+        if series.options.get("weights") == "checkpoint":
+            checkpoints.check_model(series)
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
@@ -112,10 +122,12 @@ class NativeBackend:
         torch.set_num_threads(limits.threads)
         device, dtype = torch.device(limits.device), _torch_dtype(series.dtype)
         with _out_of_memory(f"loading {config.name}"):
-            if isinstance(series.model, str) and catalog.is_folder(series.model):
+            stored = series.options.get("weights") == "checkpoint"
+            if stored or catalog.is_folder(series.model):
                 from ctxsweep.models.weights import load_folder
 
-                model = load_folder(Path(series.model), dtype, device, config)
+                folder = checkpoints.model_folder(series, limits.seed)
+                model = load_folder(folder, dtype, device, config)
             else:
                 from ctxsweep.models.language_model import build
 
@@ -143,12 +155,17 @@ class NativeBackend:
         doing = f"at {self._state.length} tokens"
         noted = noting(self._implementations)
         with torch.inference_mode(), _out_of_memory(doing), _supported(), noted:
-            logits = self._model(tokens, self._state)
-            self._next = logits.argmax(dim=-1, keepdim=True)
+            self._logits = self._model(tokens, self._state)
+            self._next = self._logits.argmax(dim=-1, keepdim=True)
+
+    def logits(self) -> Logits:
+        if self._logits is None:
+            raise RuntimeError("there are no logits yet: prefill first")
+        return cast("Logits", self._logits.float().cpu().numpy())
 
     def reset(self) -> None:
         self._state.clear()
-        self._next = None
+        self._next = self._logits = None
 
     def memory(self) -> HeldMemory:
         return HeldMemory(
@@ -177,45 +194,45 @@ class NativeBackend:
             "threads": torch.get_num_threads(),
             "model": self._config.model_dump(mode="json", exclude_none=True),
             "kv_dtype": _kv_dtype(self._series) if self._config.attention else None,
+            "weights": self._weights_name,
             "parameters": accounting.parameters(self._config),
             "cached_tokens": 0,  # there is no prefix cache: every token given is computed
             "next_tokens": [] if self._next is None else self._next.flatten().tolist(),
         }
 
     def snapshot(self) -> object:
-        return self._state.snapshot(), self._next
+        return self._state.snapshot(), self._next, self._logits
 
     def restore(self, mark: object) -> None:
-        state, following = cast("tuple[StateMark, torch.Tensor | None]", mark)
+        state, *after = cast("tuple[StateMark, torch.Tensor | None, torch.Tensor | None]", mark)
         self._state.restore(state)
-        self._next = following
+        self._next, self._logits = after
 
     def close(self) -> None:
         del self._model, self._state
-        self._next = None
+        self._next = self._logits = None
 
 
 def _config(series: Series) -> ModelConfig:
     """The series' model, its window overridden where the series says so."""
-    try:
-        config = catalog.load_config(series.model)
-    except catalog.UnknownModel as error:
-        raise InvalidSeries("model", str(error)) from error
-    except BadInlineModel as error:
-        raise InvalidSeries(f"model.{error.key}".rstrip("."), error.message) from error
-    if config.attention is None:
-        for key in ("window", "kv_dtype"):
-            if getattr(series, key) not in (None, "auto"):
-                raise InvalidSeries(
-                    key,
-                    f"model '{config.name}' has no attention, so {key} = "
-                    f"{getattr(series, key)} means nothing; leave it out",
-                )
-        return config
-    if series.window is None:
-        return config
-    attention = config.attention.model_copy(update={"window": series.window})
-    return config.model_copy(update={"attention": attention})
+    config = checkpoints.model_config(series)
+    if config is None:
+        catalog_of = "a model of the catalogue, or a folder of a family that is built"
+        raise InvalidSeries("model", f"native does not build this architecture; take {catalog_of}")
+    if config.attention is None and series.kv_dtype != "auto":
+        raise InvalidSeries(
+            "kv_dtype",
+            f"model '{config.name}' has no attention, so kv_dtype = {series.kv_dtype} means "
+            "nothing; leave it out",
+        )
+    return config
+
+
+def _weights_name(series: Series, limits: Limits) -> str:
+    drawn = not catalog.is_folder(series.model) and series.options.get("weights") != "checkpoint"
+    if drawn and limits.device != "cpu":  # a GPU's generator gives other numbers
+        return f"random, seed {limits.seed}, drawn on {limits.device}"
+    return checkpoints.weights_name(series, limits.seed)
 
 
 def _check_limits(config: ModelConfig, limits: Limits) -> None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.hf_config import BadModelFolder, config_from_folder
+from ctxsweep.models.hf_config import BadModelFolder, config_from, config_from_folder
 from ctxsweep.models.inline import inline_config
 
 CATALOG = Path(__file__).parent / "catalog"
@@ -28,13 +28,16 @@ def names() -> list[str]:
 
 
 def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
-    """The configuration of a catalogue name, of a folder with a ``config.json``, or written out.
+    """The configuration of a catalogue name, of a folder with a ``config.json``, or written out
+    (in our words, or with a ``model_type`` in those of ``config.json``).
 
     Raises:
         UnknownModel: there is no such name or folder, or the folder cannot be read.
         BadInlineModel: a model that is written out cannot be.
     """
     if isinstance(model, Mapping):
+        if "model_type" in model:
+            return _foreign(model)
         return inline_config(model, load_config)
     if model in names():
         return _read(CATALOG / f"{model}.yaml")
@@ -49,6 +52,14 @@ def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
         f"'{model}' is not in the catalogue and not a model folder; {hint}"
         f"Known: {', '.join(names())}"
     )
+
+
+def _foreign(model: Mapping[str, Any]) -> ModelConfig:
+    """A model written out in the words of transformers' ``config.json``."""
+    try:
+        return config_from(model, str(model["model_type"]))
+    except ValueError as error:
+        raise UnknownModel(str(error)) from error
 
 
 def is_folder(model: str | Mapping[str, Any]) -> bool:

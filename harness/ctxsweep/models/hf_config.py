@@ -25,19 +25,26 @@ def config_from_folder(folder: Path) -> ModelConfig:
         BadModelFolder: no such file, not JSON, an architecture or setting that is not built.
     """
     path, raw = folder / "config.json", _read(folder)
-    family = raw["model_type"]
     try:
-        fields = FAMILIES[family](raw)
-        return ModelConfig(name=folder.resolve().name, source=f"{family} folder", **fields)
+        return config_from(raw, folder.resolve().name)
+    except ValueError as error:
+        raise BadModelFolder(f"{path}: {error}") from error
+
+
+def config_from(raw: Json, name: str) -> ModelConfig:
+    """The ``ModelConfig`` of a ``config.json``'s content; ``ValueError`` says what is not built."""
+    family = raw["model_type"]
+    if family not in FAMILIES:
+        raise ValueError(f"model_type = {family!r} is not built; one of: {', '.join(FAMILIES)}")
+    try:
+        return ModelConfig(name=name, source=f"{family} folder", **FAMILIES[family](raw))
     except KeyError as error:
-        raise BadModelFolder(f"{path}: key {error} is missing") from error
+        raise ValueError(f"key {error} is missing") from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors()
         )
-        raise BadModelFolder(f"{path}: {problems}") from error
-    except ValueError as error:
-        raise BadModelFolder(f"{path}: {error}") from error
+        raise ValueError(problems) from error
 
 
 def model_type(folder: Path) -> str:
@@ -58,8 +65,7 @@ def _read(folder: Path) -> Json:
         raise BadModelFolder(
             f"{path}: model_type = {family!r} is not built; one of: {', '.join(FAMILIES)}"
         )
-    assert isinstance(raw, dict)
-    return raw
+    return dict(raw)
 
 
 def _only(raw: Json, key: str, *allowed: object) -> None:
@@ -204,6 +210,60 @@ def _mamba2(raw: Json) -> dict[str, Any]:
     }
 
 
+def _granite_hybrid(raw: Json) -> dict[str, Any]:
+    """Granite 4 without experts: Mamba-2 or attention with RoPE in every layer, then SwiGLU."""
+    _only(raw, "hidden_act", "silu")
+    _only(raw, "num_local_experts", 0)
+    _only(raw, "position_embedding_type", "rope")
+    _only(raw, "mamba_conv_bias", True)
+    _only(raw, "mamba_proj_bias", False)
+    for key in ("embedding_multiplier", "logits_scaling", "residual_multiplier"):
+        _only(raw, key, 1, 1.0)
+    heads, hidden = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
+    head_dim = raw.get("head_dim") or _head_dim(hidden, heads)
+    if abs(raw["attention_multiplier"] - head_dim**-0.5) > 1e-6:
+        raise ValueError(
+            f"attention_multiplier = {raw['attention_multiplier']} is not built; valid: "
+            f"{head_dim**-0.5:g} (head_dim ** -0.5)"
+        )
+    return {
+        "mixer": "mamba2",
+        "vocab_size": raw["vocab_size"],
+        "hidden_size": hidden,
+        "num_layers": raw["num_hidden_layers"],
+        "norm": "rmsnorm",
+        "norm_eps": raw.get("rms_norm_eps", 1e-6),
+        "tied_embeddings": raw.get("tie_word_embeddings", False),
+        "attention_every": _attention_every(raw["layer_types"]),
+        "attention": {
+            "heads": heads,
+            "kv_heads": raw.get("num_key_value_heads") or heads,
+            "head_dim": head_dim,
+            "rope_theta": _rope_theta(raw, 1e4),
+            "bias": raw.get("attention_bias", False),
+        },
+        "ffn": {"kind": "swiglu", "size": raw["shared_intermediate_size"]},
+        "mamba": {
+            "state_size": raw["mamba_d_state"],
+            "expand": raw.get("mamba_expand", 2),
+            "conv_kernel": raw.get("mamba_d_conv", 4),
+            "head_dim": raw["mamba_d_head"],
+            "groups": raw.get("mamba_n_groups", 1),
+        },
+    }
+
+
+def _attention_every(kinds: list[str]) -> int:
+    """The step between attention layers; hybrids are built with one step only."""
+    attends = [kind in ("attention", "full_attention") for kind in kinds]
+    every = attends.index(True) + 1 if True in attends else 0
+    if every < 2 or attends != [(i + 1) % every == 0 for i in range(len(kinds))]:
+        raise ValueError(
+            f"layer_types = {kinds} is not built; valid: attention in every k-th layer, k > 1"
+        )
+    return every
+
+
 def _mamba_stack(raw: Json, tied: bool) -> dict[str, Any]:
     return {
         "vocab_size": raw["vocab_size"],
@@ -223,4 +283,5 @@ FAMILIES: dict[str, Callable[[Json], dict[str, Any]]] = {
     "gpt2": _gpt2,
     "mamba": _mamba,
     "mamba2": _mamba2,
+    "granitemoehybrid": _granite_hybrid,
 }

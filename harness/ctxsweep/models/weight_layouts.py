@@ -129,6 +129,17 @@ def _mamba(family: str) -> Layout:
     }
 
 
+_GRANITE_LAYER = _LLAMA_LAYER + "shared_mlp."
+_GRANITE_HYBRID: Layout = {
+    **_LLAMA_ATTENTION,
+    "layers.{i}.ffn.gate_up.weight": stored(_GRANITE_LAYER + "input_linear.weight"),
+    "layers.{i}.ffn.down.weight": stored(_GRANITE_LAYER + "output_linear.weight"),
+    **{
+        "layers.{i}.mixer." + name: stored(_LLAMA_LAYER + "mamba." + name)
+        for name in (*_MAMBA_BOTH, *_MAMBA_MIXERS["mamba2"])
+    },
+}
+
 # model_type of config.json -> its layouts; the first is the one that is written
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "llama": (_LLAMA,),
@@ -137,4 +148,5 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "gpt2": (_GPT2,),
     "mamba": (_mamba("mamba"),),
     "mamba2": (_mamba("mamba2"),),
+    "granitemoehybrid": (_GRANITE_HYBRID,),
 }

@@ -1,0 +1,172 @@
+"""Models as folders that every engine reads: one random checkpoint for each configuration and seed.
+
+The weights are those that the native backend draws on a CPU for the same seed, so that engines can
+be compared by their logits. Light to import: torch comes with the first checkpoint written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ctxsweep.backends.base import InvalidSeries, Unsupported
+from ctxsweep.models import catalog
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.hf_config import FAMILIES, config_from, config_from_folder
+from ctxsweep.models.hf_write import NoFamily, hf_config
+from ctxsweep.models.inline import BadInlineModel
+from ctxsweep.records import DType, Series
+
+FORMAT = 1
+"""Raised when the same configuration and seed would give other files."""
+
+
+def is_foreign(model: str | Mapping[str, Any]) -> bool:
+    """Whether a model is written out in the words of a ``config.json`` of transformers."""
+    return isinstance(model, Mapping) and "model_type" in model
+
+
+def model_config(series: Series) -> ModelConfig | None:
+    """The series' model, its window overridden; None for an architecture that only engines know.
+
+    Raises ``InvalidSeries``.
+    """
+    model = series.model
+    try:
+        if isinstance(model, Mapping) and is_foreign(model):
+            if model["model_type"] not in FAMILIES:
+                return None
+            config = config_from(model, str(model["model_type"]))
+        elif catalog.is_folder(model) and _folder_type(Path(str(model))) not in FAMILIES:
+            return None
+        else:
+            config = catalog.load_config(model)
+    except BadInlineModel as error:
+        raise InvalidSeries(f"model.{error.key}".rstrip("."), error.message) from error
+    except ValueError as error:
+        raise InvalidSeries("model", str(error)) from error
+    if series.window is None:
+        return config
+    if config.attention is None:
+        raise InvalidSeries(
+            "window",
+            f"model '{config.name}' has no attention, so window = {series.window} means nothing; "
+            "leave it out",
+        )
+    attention = config.attention.model_copy(update={"window": series.window})
+    return config.model_copy(update={"attention": attention})
+
+
+def check_model(series: Series) -> ModelConfig | None:
+    """``model_config``, and that the model has a form that other engines read."""
+    config = model_config(series)
+    if config is not None and not catalog.is_folder(series.model):
+        try:
+            hf_config(config, series.dtype)
+        except NoFamily as error:
+            raise InvalidSeries("model", str(error)) from error
+    return config
+
+
+def model_folder(series: Series, seed: int) -> Path:
+    """A folder with ``config.json`` and weights of the series' model.
+
+    A folder that the series names is given back as it is; anything else is drawn once with
+    ``seed`` in the series' dtype and kept in ``cache_folder()``. RoPE scaling is the caller's to
+    lay over. Raises ``InvalidSeries``, ``Unsupported`` and what writing raises.
+    """
+    if catalog.is_folder(series.model):
+        return Path(str(series.model))
+    config = check_model(series)
+    if config is None:
+        assert isinstance(series.model, Mapping)
+        return _foreign_folder(series.model, seed, series.dtype)
+    fields = hf_config(config, series.dtype)
+    return kept(fields, seed, lambda folder: _write(folder, fields, config, seed, series.dtype))
+
+
+def weights_name(series: Series, seed: int) -> str:
+    """What tells whether two engines ran the same weights (of one model); for the record."""
+    if catalog.is_folder(series.model):
+        return str(Path(str(series.model)).resolve())
+    return f"random, seed {seed}, drawn on cpu"
+
+
+def kept(identity: Mapping[str, Any], seed: int, write: Callable[[Path], None]) -> Path:
+    """The folder of this identity and seed; ``write`` fills a new one, which appears when whole."""
+    text = json.dumps([FORMAT, seed, identity], sort_keys=True)
+    folder = cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:20]
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        write(unfinished)
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # somebody else has finished it first
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where checkpoints are kept: ``$CTXSWEEP_CACHE``, or ctxsweep/ in the user's cache folder."""
+    own = os.environ.get("CTXSWEEP_CACHE")
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(users) / "ctxsweep" / "checkpoints"
+
+
+def _folder_type(folder: Path) -> object:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        config_from_folder(folder)  # says what is wrong with it
+        raise
+
+
+def _write(
+    folder: Path, fields: Mapping[str, Any], config: ModelConfig, seed: int, dtype: DType
+) -> None:
+    import torch
+
+    from ctxsweep.models.language_model import build
+    from ctxsweep.models.weights import save_weights
+
+    (folder / "config.json").write_text(json.dumps(fields, indent=1))
+    model = build(config, seed, getattr(torch, dtype), torch.device("cpu"))
+    save_weights(model, fields["model_type"], folder / "model.safetensors")
+
+
+def _foreign_folder(raw: Mapping[str, Any], seed: int, dtype: DType) -> Path:
+    """An architecture that only transformers builds, drawn by it."""
+    identity = {**raw, "dtype": dtype}
+
+    def write(folder: Path) -> None:
+        try:
+            import transformers
+        except ImportError as error:
+            raise Unsupported(
+                f"model_type '{raw['model_type']}' is drawn by transformers, which is not "
+                "installed",
+                "pip install transformers",
+            ) from error
+        import torch
+
+        try:
+            config = transformers.AutoConfig.for_model(**raw)
+        except (ValueError, TypeError) as error:
+            raise InvalidSeries("model", f"{error}") from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+
+    return kept(identity, seed, write)
