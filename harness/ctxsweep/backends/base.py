@@ -47,11 +47,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do beyond the protocol's core."""
+    """What an engine can do beyond the protocol's core, and what it asks of its caller.
+
+    ``whole_prompt``: the engine cuts prompts into chunks of ``series.prefill_chunk`` itself, so
+    ``begin`` gives it the prompt before the first of the calls that prefill it.
+    """
 
     snapshot: bool = False
     chunked_prefill: bool = True
     logits: bool = False
+    whole_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Backend(Protocol):
 
     The life of a measurement: ``load``, then any number of rounds of ``prefill`` (extends the
     context; callers chunk), ``decode`` and ``reset``; ``close`` at the end. Nothing is timed here.
+    Engines with ``capabilities.whole_prompt`` prefill once a round, after ``begin``.
     """
 
     capabilities: Capabilities
@@ -91,6 +97,12 @@ class Backend(Protocol):
     @classmethod
     def load(cls, series: Series, limits: Limits) -> Backend:
         """Load weights and reserve the cache. Raises ``Unsupported`` or ``MemoryError``."""
+
+    def begin(self, prompt: Tokens) -> None:
+        """Take the whole prompt ``[B, N]`` (only with ``capabilities.whole_prompt``); no work yet.
+
+        The calls of ``prefill`` that follow name its next tokens, a chunk each.
+        """
 
     def prefill(self, tokens: Tokens) -> None:
         """Extend every sequence by ``tokens`` ``[B, T]``."""

@@ -109,11 +109,10 @@ class Rig:
     def climb(self, target: int, repeat: int) -> tuple[list[Sample], list[MemoryReading]]:
         """Prefill in chunks up to ``target`` tokens of context; a reading after every chunk."""
         samples, readings = [], []
-        while self.position < target:
-            tokens = self._chunk_tokens(target)
-            prompt = self.prompts.next(tokens)
+        for chunk in self._chunks(target):
+            tokens = chunk.shape[1]
             self.memory.before()
-            samples.append(self._time("prefill", self._feed(prompt), tokens, repeat))
+            samples.append(self._time("prefill", self._feed(chunk), tokens, repeat))
             self.position += tokens
             readings.append(self.memory.reading("prefill", self.position))
             self.watcher.tick(self.position, None)
@@ -145,6 +144,19 @@ class Rig:
     def predict_s(self, start: int, end: int) -> float:
         """Predicted time of a prefill from ``start`` to ``end``; 0 before any was seen."""
         return PrefillCurve(self.seen).seconds(start, end)
+
+    def _chunks(self, target: int) -> Iterator[Tokens]:
+        """The next calls' tokens, drawn as they are needed unless the engine wants all at once."""
+        if not self.backend.capabilities.whole_prompt:
+            while self.position < target:
+                yield self.prompts.next(self._chunk_tokens(target))
+            return
+        start = self.position
+        prompt = self.prompts.next(target - start)
+        self.backend.begin(prompt)
+        while self.position < target:
+            here = self.position - start
+            yield prompt[:, here : here + self._chunk_tokens(target)]
 
     def _chunk_tokens(self, target: int) -> int:
         left = target - self.position
