@@ -158,6 +158,15 @@ class Power(Frozen):
     throttle_reasons: tuple[str, ...] = ()
 
 
+class Probe(Frozen):
+    """Logits of a seeded prompt that every engine is given, at seeded places of the vocabulary."""
+
+    tokens: int
+    vocabulary: int
+    logits: tuple[float | None, ...] = Field(description="None: not finite.")
+    spread: float = Field(description="Standard deviation of the whole vocabulary's finite ones.")
+
+
 class Ceilings(Frozen):
     """What this machine can do, measured by the run itself in the process that measures."""
 
@@ -205,6 +214,7 @@ class Record(Frozen):
     stopped_by: Literal["noise", "time", "count"] | None = None
     cost: Cost | None = None
     power: Power | None = None
+    probe: Probe | None = Field(None, description="None from an engine that shows no logits.")
     ceilings: Ceilings | None = None
     environment: Environment | None = None
     engine: dict[str, Any] = Field(

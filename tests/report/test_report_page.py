@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ctxsweep.analysis.summary import CellSummary, Summary, Verdict
+from ctxsweep.analysis.summary import CellSummary, NumericsCheck, Summary, Verdict
 from ctxsweep.records import Series, Status
 from ctxsweep.report.page import build_report, chart_specs, render_page
 from ctxsweep.report.sections import tables
@@ -195,3 +195,27 @@ def test_terminal_without_unicode(summary: Summary) -> None:
     assert "O(n^2)" in text
     assert "->" in text
     assert "?" not in text
+
+
+def test_engines_that_disagree_are_said_to(summary: Summary) -> None:
+    assert "Numerics" not in render_page(summary, {})
+    first, second, third = (series.name for series in summary.series[:3])
+    figures = {"largest_difference": 2e-6, "relative_difference": 1e-6, "allowed": 1e-4}
+    bad = {"largest_difference": 0.5, "relative_difference": 0.3, "allowed": 0.04}
+    compared = summary.model_copy(
+        update={
+            "numerics": (
+                NumericsCheck(series=first, reference=first, agrees=True, **figures),
+                NumericsCheck(series=second, reference=first, agrees=True, **figures),
+                NumericsCheck(series=third, reference=first, agrees=False, **bad),
+            )
+        }
+    )
+    page = render_page(compared, {})
+    assert "Numerics</th>" in page
+    assert f"as {first}<small>✓ logits differ by up to 2.0e-06" in page
+    assert f'not as {first}<small class="alarm">✕ logits differ by up to 5.0e-01' in page
+    assert f"{third} does not compute what {first} does" in answer(compared)
+    for width in (80, 160):
+        text = re.sub(r"\s+", " ", printed(compared, None, width=width))
+        assert "Numerics" in text and f"not as {first}" in text

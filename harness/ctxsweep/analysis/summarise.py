@@ -9,6 +9,7 @@ import numpy as np
 
 from ctxsweep.analysis.crossover import all_crossovers
 from ctxsweep.analysis.metrics import METRICS, measure, reading_at_context
+from ctxsweep.analysis.numerics import numerics_checks
 from ctxsweep.analysis.samples import contended_share, outlier_count
 from ctxsweep.analysis.scaling import Points, verdict
 from ctxsweep.analysis.summary import (
@@ -73,6 +74,7 @@ def summarise(
         growth={name: _growth(cells, name) for name in series if _growth(cells, name)},
         verdicts=_verdicts(curves, cells),
         cache=tuple(c for c in (_cache_check(k, rows) for k, rows in lines.items()) if c),
+        numerics=numerics_checks(cells),
         crossovers=all_crossovers(
             [c for c in with_points if c.metric in CROSSOVER_METRICS],
             lambda metric: METRICS[metric].exact,

@@ -79,6 +79,19 @@ class CacheCheck(Frozen):
     difference_bytes: int = Field(description="Largest |measured − formula| over the cells.")
 
 
+class NumericsCheck(Frozen):
+    """Logits of a series beside those of the reference that runs the same model and weights."""
+
+    series: str
+    reference: str = Field(description="The series itself where it is the reference.")
+    largest_difference: float | None = Field(description="Of logits; None: not finite.")
+    relative_difference: float | None = Field(
+        description="Root mean square of the difference over the spread of the logits."
+    )
+    allowed: float = Field(description="What the dtypes of weights and cache allow of it.")
+    agrees: bool
+
+
 class Crossover(Frozen):
     """Where two series cost the same, or that they do not cross in range."""
 
@@ -137,6 +150,9 @@ class Summary(Frozen):
     )
     verdicts: tuple[Verdict, ...]
     cache: tuple[CacheCheck, ...]
+    numerics: tuple[NumericsCheck, ...] = Field(
+        (), description="For series whose model another engine runs too."
+    )
     crossovers: tuple[Crossover, ...]
     drift: tuple[Drift, ...]
     ladder: tuple[LadderCost, ...]

@@ -19,13 +19,14 @@ from typing import TextIO
 
 from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported, resolve_backend
 from ctxsweep.execute.job import Begin, Failed, Job, Loaded, Measured, Message, Tick
+from ctxsweep.execute.probe import read_probe
 from ctxsweep.execute.procedure import independent, ladder
 from ctxsweep.execute.rig import Prompts, Rig
 from ctxsweep.measure.clock import make_clock
 from ctxsweep.measure.environment import read_environment
 from ctxsweep.measure.memory import MemoryMeter, resident_bytes
 from ctxsweep.measure.power import make_power_meter
-from ctxsweep.records import Ceilings, Cell, Status
+from ctxsweep.records import Ceilings, Cell, Probe, Status
 
 TICK_S = 1.0
 PR_SET_PDEATHSIG = 1
@@ -125,6 +126,7 @@ def _measure(job: Job, channel: Channel) -> None:
         raise missing
     ceilings = _prepare(job)
     backend = _load(job, adapter, channel)
+    probe = _probe(job, backend)
     environment = read_environment(job.device, job.threads)
     channel.send(Loaded(environment=environment, ceilings=ceilings))
     power = make_power_meter(job.device)
@@ -147,7 +149,12 @@ def _measure(job: Job, channel: Channel) -> None:
     procedure = ladder if can_climb(backend, job) else independent
     for record in procedure(rig, job.cells, job.budgets):
         engine = {**record.engine, "procedure": procedure.__name__}
-        known = {"environment": environment, "ceilings": ceilings, "engine": engine}
+        known = {
+            "environment": environment,
+            "ceilings": ceilings,
+            "probe": probe,
+            "engine": engine,
+        }
         channel.send(Measured(record=record.model_copy(update=known)))
         gc.collect()
     power.close()
@@ -187,9 +194,8 @@ def _load(job: Job, adapter: type[Backend], channel: Channel) -> Backend:
     contexts = sorted(job.cells, key=lambda cell: cell.context_tokens)
 
     def load(cell: Cell) -> Backend:
-        tokens = cell.context_tokens + cell.generate_tokens
         limits = Limits(
-            max_context_tokens=max(tokens, job.procedure.warmup_tokens + job.procedure.min_samples),
+            max_context_tokens=_most_tokens(job, cell),
             batch_size=cell.batch_size,
             device=job.device,
             threads=job.threads,
@@ -207,6 +213,18 @@ def _load(job: Job, adapter: type[Backend], channel: Channel) -> Backend:
     load(contexts[0]).close()
     channel.key = contexts[-1].key
     raise refused
+
+
+def _most_tokens(job: Job, cell: Cell) -> int:
+    """Tokens of the longest round with this cell: its own, or the warm-up."""
+    warm_up = job.procedure.warmup_tokens + job.procedure.min_samples
+    return max(cell.context_tokens + cell.generate_tokens, warm_up)
+
+
+def _probe(job: Job, backend: Backend) -> Probe | None:
+    largest = max(job.cells, key=lambda cell: cell.context_tokens)
+    most = _most_tokens(job, largest) - 1  # some engines hold a token more than they were given
+    return read_probe(backend, largest.series, largest.batch_size, most, largest.seed)
 
 
 def main() -> None:

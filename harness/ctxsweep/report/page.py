@@ -73,11 +73,13 @@ def render_page(summary: Summary, specs: dict[str, Spec]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    rows = verdict_rows(summary)
     return jinja.get_template("report.html.j2").render(
         summary=summary,
         answer=answer(summary),
         columns=COLUMNS,
-        verdicts=verdict_rows(summary),
+        verdicts=rows,
+        compared=any(row.numerics for row in rows),
         charts=[entry for entry in CHARTS if entry.name in specs],
         series=_swatches(summary),
         tables=tables(summary),

@@ -81,10 +81,20 @@ def _table(say: _Printer, rows: list[VerdictRow], framed: bool) -> Table:
     for head in ("Series", *(HEADS[column.metric] for column in COLUMNS)):
         table.add_column(head, overflow="fold")
     table.add_column("Bytes per token", overflow="fold")
+    compared = any(row.numerics for row in rows)
+    if compared:
+        table.add_column("Numerics", overflow="fold")
     for row in rows:
         cells = [_cell_text(say, row.cells[column.metric]) for column in COLUMNS]
-        table.add_row(say.text(row.label), *cells, say.text(_bytes_text(row)))
+        numerics = [_numerics_text(say, row)] if compared else []
+        table.add_row(say.text(row.label), *cells, say.text(_bytes_text(row)), *numerics)
     return table
+
+
+def _numerics_text(say: _Printer, row: VerdictRow) -> Text:
+    if row.numerics is None:
+        return Text(say.text("–"), style="dim")
+    return Text(say.text(row.numerics.short), style="" if row.numerics.agrees else "bold red")
 
 
 def _cell_text(say: _Printer, cell: VerdictCell | None) -> Text:
@@ -110,6 +120,8 @@ def _print_row(say: _Printer, row: VerdictRow) -> None:
         text = "not measured" if cell is None else f"{cell.scaling}, {cell.span}"
         say.line(f"  {HEADS[column.metric]}: {text}")
     say.line(f"  Bytes per token: {_bytes_text(row)}")
+    if row.numerics is not None:
+        say.line(f"  Numerics: {row.numerics.short} ({row.numerics.figures})")
 
 
 def _print_failures(say: _Printer, summary: Summary) -> None:

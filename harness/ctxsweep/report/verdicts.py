@@ -9,6 +9,7 @@ from ctxsweep.analysis.summary import (
     CacheCheck,
     CellSummary,
     Estimate,
+    NumericsCheck,
     ScalingClass,
     Summary,
     Verdict,
@@ -55,6 +56,15 @@ class VerdictCell:
 
 
 @dataclass(frozen=True)
+class NumericsCell:
+    """Whether the series computes what its reference does: in a few words, and in figures."""
+
+    short: str
+    figures: str
+    agrees: bool
+
+
+@dataclass(frozen=True)
 class VerdictRow:
     """A row of the table; ``cells`` by metric, None where nothing was measured.
 
@@ -69,6 +79,7 @@ class VerdictRow:
     formula: str
     difference: str
     agrees: bool | None
+    numerics: NumericsCell | None
 
 
 def verdict_rows(summary: Summary) -> list[VerdictRow]:
@@ -76,6 +87,7 @@ def verdict_rows(summary: Summary) -> list[VerdictRow]:
     batches = sorted({cell.batch_size for cell in summary.cells})
     found = {(v.series, v.batch_size, v.metric): v for v in summary.verdicts}
     checks = {(c.series, c.batch_size): c for c in summary.cache}
+    numerics = {check.series: numerics_cell(check) for check in summary.numerics}
     lines: dict[tuple[str, int], list[CellSummary]] = defaultdict(list)
     for cell in summary.cells:
         lines[cell.series, cell.batch_size].append(cell)
@@ -88,7 +100,7 @@ def verdict_rows(summary: Summary) -> list[VerdictRow]:
             }
             label = name if len(batches) == 1 else f"{name} ×{batch}"
             check = _check_texts(checks.get((name, batch)))
-            rows.append(VerdictRow(label, name, place, cells, *check))
+            rows.append(VerdictRow(label, name, place, cells, *check, numerics.get(name)))
     return rows
 
 
@@ -117,6 +129,20 @@ def _check_texts(check: CacheCheck | None) -> tuple[str, str, str, bool | None]:
         BYTES.text(check.difference_bytes),
         check.difference_bytes == 0,
     )
+
+
+def numerics_cell(check: NumericsCheck) -> NumericsCell:
+    """``same as native: logits differ by at most 1.2e-06`` in two parts."""
+    if check.series == check.reference:
+        return NumericsCell("reference", "the others are compared with it", True)
+    word = "as" if check.agrees else "not as"
+    if check.relative_difference is None or check.largest_difference is None:
+        return NumericsCell(f"{word} {check.reference}", "logits are not finite", False)
+    figures = (
+        f"logits differ by up to {check.largest_difference:.1e}; "
+        f"rms {check.relative_difference:.1e} of their spread, {check.allowed:.1e} allowed"
+    )
+    return NumericsCell(f"{word} {check.reference}", figures, check.agrees)
 
 
 def _span(metric: str, cells: list[CellSummary], unit: Unit) -> tuple[str, str]:
@@ -174,7 +200,20 @@ def answer(summary: Summary) -> str:
         return f"Nothing could be judged: {len(failed_cells(summary))} cells have no figures."
     contexts = sorted(cell.context_tokens for cell in summary.cells)
     reach = f"From {TOKENS.text(contexts[0])} to {TOKENS.text(contexts[-1])} tokens of context"
-    return f"{reach}, {'; '.join(parts)}.{_unsteady(summary)}"
+    return f"{reach}, {'; '.join(parts)}.{_disagreeing(summary)}{_unsteady(summary)}"
+
+
+def _disagreeing(summary: Summary) -> str:
+    """A sentence more where engines do not compute the same: their figures compare two models."""
+    names = [check.series for check in summary.numerics if not check.agrees]
+    if not names:
+        return ""
+    reference = next(check.reference for check in summary.numerics if not check.agrees)
+    verb = "does" if len(names) == 1 else "do"
+    return (
+        f" {_joined(names)} {verb} not compute what {reference} does, although model and weights "
+        "are the same."
+    )
 
 
 def _unsteady(summary: Summary) -> str:
