@@ -37,6 +37,7 @@ def prompt(tokens: int, batch: int = 2) -> np.ndarray:
         ({"model": "tiny-gqq"}, "model", "did you mean 'tiny-gqa'"),
         ({"model": "tiny-mamba2", "kv_dtype": "int8"}, "kv_dtype", "no attention"),
         ({"model": "tiny-rwkv7", "window": 64}, "window", "no attention"),
+        ({"model": "tiny-rwkv6"}, "model", "backend rwkv runs it"),
         ({"prefill_chunk": 0}, "prefill_chunk", "at least 1"),
         ({"options": {"fast": True}}, "options", "'fast' is unknown"),
     ],

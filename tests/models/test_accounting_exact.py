@@ -15,11 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Calls, Storage
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.language_model import LanguageModel, build
+from ctxsweep.models.language_model import MIXERS, LanguageModel, build
 from ctxsweep.models.layers import StateSpec
 
 CPU = torch.device("cpu")
-TINY = [name for name in catalog.names() if name.startswith("tiny-")]
+BUILT = [name for name in catalog.names() if catalog.load_config(name).mixer in MIXERS]
+TINY = [name for name in BUILT if name.startswith("tiny-")]
 PART_OF = {"embedding": "embedding", "positions": "embedding", "head": "head"}
 
 
@@ -49,7 +50,7 @@ def transformer(**fields: Any) -> ModelConfig:
     )
 
 
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", BUILT)
 def test_parameters_by_part_are_those_of_the_built_model(name: str) -> None:
     config = catalog.load_config(name)
     with torch.device("meta"):
@@ -229,3 +230,39 @@ def test_the_hybrid_grows_by_its_attention_layers_alone() -> None:
     assert 2 * hybrid.cache_bytes_per_token == full.cache_bytes_per_token
     pure = accounting.cost(catalog.load_config("tiny-mamba2"), storage, 4096)
     assert hybrid.cache_bytes == full.cache_bytes // 2 + pure.cache_bytes // 2
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layers", "ranks"),
+    [(2048, 24, (32, 64)), (2560, 32, (32, 64)), (4096, 32, (64, 128))],
+)
+def test_rwkv6_has_the_parameters_of_its_paper(
+    hidden: int, layers: int, ranks: tuple[int, int]
+) -> None:
+    """arXiv 2404.05892 gives 2 D V + 13 D² L + D (464 L + 4) for ranks 32 and 64."""
+    mix, decay = ranks
+    section = {"mix_rank": mix, "decay_rank": decay}
+    config = ModelConfig(
+        name="finch",
+        mixer="rwkv6",
+        norm="layernorm",
+        rwkv6=section,
+        vocab_size=65536,
+        hidden_size=hidden,
+        num_layers=layers,
+    )
+    per_layer = 464 + 10 * (mix - 32) + 2 * (decay - 64)
+    published = 2 * hidden * 65536 + 13 * hidden**2 * layers + hidden * (per_layer * layers + 4)
+    assert sum(accounting.parameters(config).values()) == published
+
+
+def test_rwkv6_costs_the_same_at_every_context() -> None:
+    config, storage = catalog.load_config("tiny-rwkv6"), Storage("bfloat16")
+    near, far = (accounting.cost(config, storage, n, 1, 512) for n in (1024, 65536))
+    # Two layers: two shifts in the model's type, and a float32 matrix for each of four heads.
+    assert near.cache_bytes == far.cache_bytes == 2 * (2 * 256 * 2 + 4 * 64 * 64 * 4)
+    assert near.decode_flops == far.decode_flops
+    # Beside the matrix products with weights: k v, u k v + S, w S + k v, and the product with r.
+    parts = accounting.parameters(config)
+    linears = parts["mixer"] + parts["ffn"] - 2 * (10 + 2) * 256 + parts["head"]
+    assert near.decode_flops == 2 * linears + 2 * 7 * 4 * 64 * 64

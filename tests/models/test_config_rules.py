@@ -55,7 +55,11 @@ def changed(**fields: Any) -> dict[str, Any]:
         ({"attention": {"heads": 8, "kv_heads": 2, "head_dim": 1}}, r"nearest valid: 2 "),
         (
             {"mixer": "rwkv7", "attention": None, "rwkv7": {"head_dim": 16}},
-            r"section 'ffn' is set, but RWKV-7 has its own",
+            r"section 'ffn' is set, but RWKV has its own.* set rwkv7\.ffn_size",
+        ),
+        (
+            {"mixer": "rwkv6", "attention": None, "rwkv6": {"head_dim": 16}},
+            r"section 'ffn' is set, but RWKV has its own.* set rwkv6\.ffn_size",
         ),
         (
             {"mixer": "retention", "attention": None, "hidden_size": 7, "retention": {"heads": 1}},
@@ -71,7 +75,11 @@ def changed(**fields: Any) -> dict[str, Any]:
         ),
         (
             {"mixer": "rwkv7", "attention": None, "ffn": None, "rwkv7": {"head_dim": 24}},
-            r"head_dim = 24 must divide hidden_size = 64; nearest valid: 16 or 32",
+            r"rwkv7\.head_dim = 24 must divide hidden_size = 64; nearest valid: 16 or 32",
+        ),
+        (
+            {"mixer": "rwkv6", "attention": None, "ffn": None, "rwkv6": {"head_dim": 24}},
+            r"rwkv6\.head_dim = 24 must divide hidden_size = 64; nearest valid: 16 or 32",
         ),
         (
             {"mixer": "retention", "attention": None, "retention": {"heads": 3}},

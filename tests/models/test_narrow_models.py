@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from ctxsweep.models import catalog
-from ctxsweep.models.language_model import LanguageModel, build
+from ctxsweep.models.language_model import MIXERS, LanguageModel, build
 from ctxsweep.models.layers import StateSpec
 
 CPU = torch.device("cpu")
-TINY = [name for name in catalog.names() if name.startswith("tiny-")]
+TINY = [
+    name
+    for name in catalog.names()
+    if name.startswith("tiny-") and catalog.load_config(name).mixer in MIXERS
+]
 BATCH, TOKENS, VOCABULARY = 2, 600, 256
 
 

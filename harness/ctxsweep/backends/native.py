@@ -219,6 +219,12 @@ def _config(series: Series) -> ModelConfig:
     if config is None:
         catalog_of = "a model of the catalogue, or a folder of a family that is built"
         raise InvalidSeries("model", f"native does not build this architecture; take {catalog_of}")
+    if "rwkv6" in config.layer_mixers():
+        raise InvalidSeries(
+            "model",
+            f"native does not build RWKV-6, which model '{config.name}' is; backend rwkv runs it "
+            "(native has RWKV-7: tiny-rwkv7)",
+        )
     if config.attention is None and series.kv_dtype != "auto":
         raise InvalidSeries(
             "kv_dtype",

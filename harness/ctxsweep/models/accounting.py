@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ctxsweep.models import accounting_recurrent as recurrent
-from ctxsweep.models.config import Attention, FeedForward, ModelConfig
+from ctxsweep.models.config import RWKV, Attention, FeedForward, ModelConfig
 from ctxsweep.models.pages import visible_pages
 from ctxsweep.records import Cost, DType, KVDType
 
@@ -75,8 +75,8 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     hidden, mixers = config.hidden_size, config.layer_mixers()
     rows = config.vocab_size + (config.max_positions if _learned_positions(config) else 0)
     norm = hidden * (2 if config.norm == "layernorm" else 1)
-    with_ffn = sum(1 for kind in mixers if kind == "rwkv7" or config.ffn is not None)
-    norms = len(mixers) + with_ffn + 1 + (config.mixer == "rwkv7")
+    with_ffn = sum(1 for kind in mixers if kind in RWKV or config.ffn is not None)
+    norms = len(mixers) + with_ffn + 1 + (config.mixer in RWKV)
     return {
         "embedding": hidden * rows,
         "mixer": sum(_mixer_parameters(config, i) for i in range(len(mixers))),
@@ -163,7 +163,7 @@ def flops(config: ModelConfig, calls: Calls, batch_size: int = 1) -> float:
             total += 4.0 * a.heads * a.head_dim * calls.pairs
         else:
             total += recurrent.flops(config, kind, calls.tokens, calls.count, layer)
-        if config.ffn is not None and kind != "rwkv7":
+        if config.ffn is not None and kind not in RWKV:
             experts = config.ffn.experts
             active = (config.ffn.experts_per_token if experts else 1) * _expert_matrix(config)
             total += 2.0 * (active + experts * config.hidden_size) * calls.tokens
@@ -227,7 +227,7 @@ def _expert_matrix(config: ModelConfig) -> int:
 
 
 def _ffn_parameters(config: ModelConfig, kind: str) -> int:
-    if kind == "rwkv7":
+    if kind in RWKV:
         return recurrent.ffn_parameters(config)
     if config.ffn is None:
         return 0
@@ -246,7 +246,7 @@ def _untouched_expert_parameters(config: ModelConfig, calls: Calls, batch_size: 
     passed = 1 - ffn.experts_per_token / ffn.experts  # by one token
     full, last = (passed ** (batch_size * n) for n in (calls.call_tokens, calls.last_tokens))
     missed = ffn.experts * ((calls.count - 1) * full + last)
-    layers = sum(kind != "rwkv7" for kind in config.layer_mixers())
+    layers = sum(kind not in RWKV for kind in config.layer_mixers())
     return missed * _expert_matrix(config) * layers
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ctxsweep.models.config import Mamba, ModelConfig, Retention, Rwkv7
+from ctxsweep.models.config import Mamba, ModelConfig, Retention, Rwkv6, Rwkv7
 from ctxsweep.records import DType
 
 # Tokens per chunk in prefill: the defaults of the ops.
@@ -26,7 +26,7 @@ PerLayer = Callable[[ModelConfig, int], int]
 class MixerCost:
     """One layer's costs: functions of (config, layer index); FLOPs are per token.
 
-    RWKV-7's channel mix is a part of its FLOPs and state, and apart in the parameters.
+    RWKV's channel mix is a part of its FLOPs and state, and apart in the parameters.
     """
 
     parameters: PerLayer
@@ -42,7 +42,9 @@ def mixer_parameters(config: ModelConfig, kind: str, layer: int) -> int:
 
 
 def ffn_parameters(config: ModelConfig) -> int:
-    """Parameters of one layer of RWKV-7's channel mix."""
+    """Parameters of one layer of RWKV's channel mix."""
+    if config.rwkv6 is not None:  # mixes of keys and receptances
+        return _rwkv6_channel_mix_linears(config) + 2 * config.hidden_size
     return _channel_mix_linears(config) + config.hidden_size
 
 
@@ -134,6 +136,44 @@ def _mamba2_state(config: ModelConfig) -> tuple[int, int]:
     return (mamba.conv_kernel - 1) * conv, inner * mamba.state_size
 
 
+# RWKV-6: time mix and channel mix -----------------------------------------------------------
+
+
+def _rwkv6(config: ModelConfig) -> Rwkv6:
+    assert config.rwkv6 is not None
+    return config.rwkv6
+
+
+def rwkv6_ffn_size(config: ModelConfig) -> int:
+    """Inner width of RWKV-6's channel mix."""
+    return _rwkv6(config).ffn_size or 7 * config.hidden_size // 2 // 32 * 32
+
+
+def _rwkv6_linears(config: ModelConfig) -> int:
+    section, hidden = _rwkv6(config), config.hidden_size
+    ranks = 5 * section.mix_rank + section.decay_rank
+    return 5 * hidden * hidden + 2 * hidden * ranks
+
+
+def _rwkv6_channel_mix_linears(config: ModelConfig) -> int:
+    return config.hidden_size * (config.hidden_size + 2 * rwkv6_ffn_size(config))
+
+
+def _rwkv6_parameters(config: ModelConfig, layer: int) -> int:
+    # 6 mixes, bias of decay, bonus, norm's weight and bias
+    return _rwkv6_linears(config) + 10 * config.hidden_size
+
+
+def _rwkv6_flops(config: ModelConfig, layer: int) -> int:
+    linears = _rwkv6_linears(config) + _rwkv6_channel_mix_linears(config)
+    state = config.hidden_size * _rwkv6(config).head_dim
+    return 2 * linears + 7 * state  # k v, u k v + S, r (...), w S + k v
+
+
+def _rwkv6_state(config: ModelConfig) -> tuple[int, int]:
+    return 2 * config.hidden_size, config.hidden_size * _rwkv6(config).head_dim
+
+
 # RWKV-7: time mix and channel mix -----------------------------------------------------------
 
 
@@ -219,6 +259,7 @@ RECURRENT: Mapping[str, MixerCost] = MappingProxyType(
         "mamba2": MixerCost(
             _mamba2_parameters, _mamba2_prefill_flops, _mamba2_decode_flops, _mamba2_state
         ),
+        "rwkv6": MixerCost(_rwkv6_parameters, _rwkv6_flops, _rwkv6_flops, _rwkv6_state),
         "rwkv7": MixerCost(
             _rwkv7_parameters, _rwkv7_prefill_flops, _rwkv7_decode_flops, _rwkv7_state
         ),

@@ -12,7 +12,9 @@ from ctxsweep.records import Frozen
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 """A width or a count; the bound lies far beyond any model and stops slips of the finger."""
 
-Mixer = Literal["attention", "mamba1", "mamba2", "rwkv7", "retention"]
+Mixer = Literal["attention", "mamba1", "mamba2", "rwkv6", "rwkv7", "retention"]
+RWKV: frozenset[Mixer] = frozenset({"rwkv6", "rwkv7"})
+"""Mixers whose layers bring a feed-forward block of their own, the channel mix."""
 
 
 class Attention(Frozen):
@@ -73,6 +75,15 @@ class Mamba(Frozen):
     dt_rank: Size | None = Field(None, description="Mamba-1 only; default hidden/16.")
 
 
+class Rwkv6(Frozen):
+    """RWKV-6 (arXiv 2404.05892): head size and the ranks of its low-rank parts."""
+
+    head_dim: Size = 64
+    mix_rank: Size = Field(32, description="Rank of each of the five data-dependent token shifts.")
+    decay_rank: Size = 64
+    ffn_size: Size | None = Field(None, description="Default 3.5 × hidden_size, down to 32s.")
+
+
 class Rwkv7(Frozen):
     """RWKV-7 (arXiv 2503.14456): head size and the ranks of its low-rank parts."""
 
@@ -95,8 +106,9 @@ class Retention(Frozen):
 class ModelConfig(Frozen):
     """A whole model: ``num_layers`` of one mixer, or a hybrid with attention in every k-th layer.
 
-    A mixer's section (``attention``, ``mamba``, ``rwkv7``, ``retention``) must be there exactly
-    when a layer uses it. ``ffn`` is absent in pure Mamba models and in RWKV-7, which has its own.
+    A mixer's section (``attention``, ``mamba``, ``rwkv6``, ``rwkv7``, ``retention``) must be there
+    exactly when a layer uses it. ``ffn`` is absent in pure Mamba models and in RWKV, which has its
+    own.
     """
 
     name: str
@@ -117,6 +129,7 @@ class ModelConfig(Frozen):
     attention: Attention | None = None
     ffn: FeedForward | None = None
     mamba: Mamba | None = None
+    rwkv6: Rwkv6 | None = None
     rwkv7: Rwkv7 | None = None
     retention: Retention | None = None
 
@@ -135,6 +148,7 @@ class ModelConfig(Frozen):
         sections = {
             "attention": ({"attention"}, self.attention),
             "mamba": ({"mamba1", "mamba2"}, self.mamba),
+            "rwkv6": ({"rwkv6"}, self.rwkv6),
             "rwkv7": ({"rwkv7"}, self.rwkv7),
             "retention": ({"retention"}, self.retention),
         }
@@ -143,10 +157,10 @@ class ModelConfig(Frozen):
                 raise ValueError(f"section '{key}' is missing: mixer '{self.mixer}' needs it")
             if section is not None and not used & mixers:
                 raise ValueError(f"section '{key}' is set, but no layer uses it; remove it")
-        if self.ffn is not None and used == {"rwkv7"}:
+        if self.ffn is not None and used <= RWKV:
             raise ValueError(
-                "section 'ffn' is set, but RWKV-7 has its own channel mix; remove it, or set "
-                "rwkv7.ffn_size"
+                "section 'ffn' is set, but RWKV has its own channel mix; remove it, or set "
+                f"{self.mixer}.ffn_size"
             )
         self._check_widths()
         return self
@@ -179,10 +193,11 @@ class ModelConfig(Frozen):
                     f"mamba.groups = {self.mamba.groups} must divide the {inner // head} heads; "
                     f"nearest valid: {nearest_divisors(inner // head, self.mamba.groups)}"
                 )
-        if self.rwkv7 and hidden % self.rwkv7.head_dim:
+        rwkv = self.rwkv6 or self.rwkv7
+        if rwkv and hidden % rwkv.head_dim:
             raise ValueError(
-                f"rwkv7.head_dim = {self.rwkv7.head_dim} must divide hidden_size = {hidden}; "
-                f"nearest valid: {nearest_divisors(hidden, self.rwkv7.head_dim)}"
+                f"{self.mixer}.head_dim = {rwkv.head_dim} must divide hidden_size = {hidden}; "
+                f"nearest valid: {nearest_divisors(hidden, rwkv.head_dim)}"
             )
         if self.retention and hidden % 2:
             raise ValueError(

@@ -38,7 +38,7 @@ def _family(config: ModelConfig) -> str:
     kinds = set(config.layer_mixers())
     if kinds == {"mamba2", "attention"}:
         return "granitemoehybrid"
-    if len(kinds) > 1 or kinds & {"rwkv7", "retention"}:
+    if len(kinds) > 1 or kinds & {"rwkv6", "rwkv7", "retention"}:
         what = " + ".join(sorted(kinds))
         raise NoFamily(f"model '{config.name}' is {what}, which no architecture of theirs is")
     (kind,) = kinds
