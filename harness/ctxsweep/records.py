@@ -101,13 +101,14 @@ class Sample(Frozen):
 
     ``position`` counts the tokens of context per sequence before the call, ``tokens`` those that
     the call adds per sequence. ``repeat`` tells repetitions (climbs, decode runs) apart.
+    ``cpu_s`` is None where another process does the work.
     """
 
     phase: Literal["prefill", "decode"]
     position: int
     tokens: int
     wall_s: float
-    cpu_s: float
+    cpu_s: float | None
     device_s: float | None = None
     repeat: int = 0
 
@@ -116,14 +117,15 @@ class MemoryReading(Frozen):
     """Memory after one prefill chunk or every so many decoded tokens.
 
     Weights and cache are exact (tensors, or the engine's block accounting). The process figures
-    are the resident set, a cross-check; the device figures the allocator's statistics.
+    are the resident set, a cross-check; the device figures the allocator's statistics. None is what
+    is not known: a server across a network says little of its memory.
     """
 
     phase: Literal["prefill", "decode"]
     position: int
-    weights_bytes: int
-    cache_used_bytes: int
-    cache_reserved_bytes: int
+    weights_bytes: int | None
+    cache_used_bytes: int | None
+    cache_reserved_bytes: int | None
     activations_peak_bytes: int | None = None
     process_bytes: int | None = None
     process_peak_bytes: int | None = None

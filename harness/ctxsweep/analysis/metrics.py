@@ -118,8 +118,8 @@ def reading_at_context(record: Record) -> MemoryReading | None:
 
 def _held(name: str) -> Callable[[Record], Estimate | None]:
     def of(record: Record) -> Estimate | None:
-        reading = reading_at_context(record)
-        return None if reading is None else exact(getattr(reading, name))
+        value = getattr(reading_at_context(record), name, None)
+        return None if value is None else exact(value)
 
     return of
 
@@ -135,8 +135,8 @@ def _peak(name: str) -> Callable[[Record], Estimate | None]:
 
 def held_bytes(record: Record) -> Estimate | None:
     """Weights and used cache together."""
-    reading = reading_at_context(record)
-    return None if reading is None else exact(reading.weights_bytes + reading.cache_used_bytes)
+    weights, cache = _held("weights_bytes")(record), _held("cache_used_bytes")(record)
+    return exact(weights.value + cache.value) if weights and cache else None
 
 
 def bytes_per_token(record: Record) -> Estimate | None:

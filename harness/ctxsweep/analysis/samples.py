@@ -88,11 +88,14 @@ def contended_flags(samples: list[Sample]) -> Flags | None:
     of what the quiet samples of the same cell and phase get (their 90th percentile, and never
     less than one thread: a call that computes keeps at least its own thread busy, so that a cell
     that was squeezed throughout is seen too). With device time there is a wait in every call and
-    CPU time says nothing.
+    CPU time says nothing; where another process does the work there is none.
     """
-    if not samples or any(s.device_s is not None for s in samples):
+    cpu_s = [s.cpu_s for s in samples if s.cpu_s is not None and s.device_s is None]
+    if not samples or len(cpu_s) < len(samples):
         return None
-    busy = np.array([s.cpu_s / s.wall_s if s.wall_s > 0 else np.inf for s in samples])
+    wall_s = [s.wall_s for s in samples]
+    pairs = zip(cpu_s, wall_s, strict=True)
+    busy = np.array([cpu / wall if wall > 0 else np.inf for cpu, wall in pairs])
     quiet = max(1.0, float(np.quantile(busy, QUIET_QUANTILE)))
     flags: Flags = busy < CONTENDED_SHARE * quiet
     return flags

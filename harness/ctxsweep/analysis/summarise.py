@@ -151,10 +151,15 @@ def _censored(rows: list[Record], last: int) -> str:
 
 
 def _verdicts(curves: list[Points], cells: Sequence[Record]) -> tuple[Verdict, ...]:
-    """One verdict per curve. Cache may be judged from single readings where contexts are few."""
+    """One verdict per curve, but none on what an engine does not tell.
+
+    Cache may be judged from single readings where contexts are few.
+    """
+    measured = {(r.cell.series.name, r.cell.batch_size) for r in cells if r.status is Status.OK}
     result = []
     for curve in curves:
-        if curve.metric not in VERDICT_METRICS:
+        untold = not curve.contexts and (curve.series, curve.batch_size) in measured
+        if curve.metric not in VERDICT_METRICS or untold:
             continue
         found = verdict(curve, METRICS[curve.metric].exact)
         if found.scaling == "undecided" and curve.metric == "cache_used_bytes":
@@ -167,7 +172,8 @@ def _verdicts(curves: list[Points], cells: Sequence[Record]) -> tuple[Verdict, .
 
 def _reading_points(curve: Points, cells: Sequence[Record]) -> Points | None:
     """The curve of a byte metric from the memory series, one point an octave of position."""
-    held = {m.position: m for m in _readings(cells, curve.series, curve.batch_size)}
+    readings = _readings(cells, curve.series, curve.batch_size)
+    held = {m.position: m.cache_used_bytes for m in readings if m.cache_used_bytes is not None}
     positions = [p for p in sorted(held) if p > 0]
     if len(positions) <= len(curve.contexts):
         return None
@@ -182,7 +188,7 @@ def _reading_points(curve: Points, cells: Sequence[Record]) -> Points | None:
         metric=curve.metric,
         unit=curve.unit,
         contexts=tuple(kept),
-        values=tuple(Estimate(value=float(held[p].cache_used_bytes)) for p in kept),
+        values=tuple(Estimate(value=float(held[p])) for p in kept),
         censored=curve.censored,
     )
 
@@ -214,6 +220,7 @@ def _growth(cells: Sequence[Record], name: str) -> tuple[GrowthPoint, ...]:
             process_bytes=m.process_bytes,
         )
         for m in readings
+        if m.cache_used_bytes is not None
     )
 
 
@@ -225,9 +232,15 @@ def _cache_check(line: Line, rows: list[Record]) -> CacheCheck | None:
     pairs = [
         (reading.cache_used_bytes, record.cost)
         for record in rows
-        if record.cost is not None and (reading := reading_at_context(record)) is not None
+        if record.cost is not None
+        and (reading := reading_at_context(record)) is not None
+        and reading.cache_used_bytes is not None
     ]
-    held = {m.position: m.cache_used_bytes for m in _readings(rows, *line) if m.phase == "prefill"}
+    held = {
+        m.position: m.cache_used_bytes
+        for m in _readings(rows, *line)
+        if m.phase == "prefill" and m.cache_used_bytes is not None
+    }
     if not pairs or len(held) < 2:
         return None
     last = max(held)

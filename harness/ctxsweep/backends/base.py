@@ -51,12 +51,15 @@ class Capabilities:
 
     ``whole_prompt``: the engine cuts prompts into chunks of ``series.prefill_chunk`` itself, so
     ``begin`` gives it the prompt before the first of the calls that prefill it.
+    ``remote``: another process does the work, perhaps on another machine. The time of calls counts;
+    CPU time, memory and ceilings of this process say nothing of it.
     """
 
     snapshot: bool = False
     chunked_prefill: bool = True
     logits: bool = False
     whole_prompt: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True)

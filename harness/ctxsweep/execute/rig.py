@@ -194,7 +194,7 @@ class Rig:
             position=self.position + offset,
             tokens=tokens,
             wall_s=timing.wall_s,
-            cpu_s=timing.cpu_s,
+            cpu_s=None if self.backend.capabilities.remote else timing.cpu_s,
             device_s=timing.device_s,
             repeat=repeat,
         )

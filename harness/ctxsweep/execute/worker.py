@@ -126,6 +126,8 @@ def _measure(job: Job, channel: Channel) -> None:
         raise missing
     ceilings = _prepare(job)
     backend = _load(job, adapter, channel)
+    if backend.capabilities.remote:
+        ceilings = None  # of this process, which does none of the work
     probe = _probe(job, backend)
     environment = read_environment(job.device, job.threads)
     channel.send(Loaded(environment=environment, ceilings=ceilings))
@@ -136,7 +138,7 @@ def _measure(job: Job, channel: Channel) -> None:
         batch_size=job.cells[0].batch_size,
         procedure=job.procedure,
         clock=make_clock(job.device),
-        memory=MemoryMeter(backend, job.device),
+        memory=MemoryMeter(backend, job.device, backend.capabilities.remote),
         power=power,
         prompts=Prompts(backend.vocab_size, job.cells[0].batch_size, job.cells[0].seed),
         watcher=channel,

@@ -54,11 +54,16 @@ def reset_peak(proc: Path = PROC) -> bool:
 
 
 class MemoryMeter:
-    """Reads memory around calls: ``before()``, the call, ``reading()``; peaks are per cell."""
+    """Reads memory around calls: ``before()``, the call, ``reading()``; peaks are per cell.
 
-    def __init__(self, backend: HoldsMemory, device: str) -> None:
+    Of a ``remote`` engine there is only what the backend tells: the memory of this process and of
+    its device are not the engine's.
+    """
+
+    def __init__(self, backend: HoldsMemory, device: str, remote: bool = False) -> None:
         self._backend = backend
-        self._cuda = device.startswith("cuda")
+        self._remote = remote
+        self._cuda = device.startswith("cuda") and not remote
         self.start_cell()
 
     def start_cell(self) -> None:
@@ -69,8 +74,8 @@ class MemoryMeter:
 
     def before(self) -> None:
         """Note the state before a call and reset the peaks."""
-        self._peak_known = reset_peak()
-        self._resident = resident_bytes()
+        self._peak_known = not self._remote and reset_peak()
+        self._resident = None if self._remote else resident_bytes()
         self._cache = self._backend.memory().cache_used_bytes
         if self._cuda:
             import torch
@@ -81,7 +86,8 @@ class MemoryMeter:
     def reading(self, phase: Literal["prefill", "decode"], position: int) -> MemoryReading:
         """What is held after the call and what its peak was."""
         held = self._backend.memory()
-        grown = max(0, held.cache_used_bytes - self._cache)
+        # A cache of unknown size counts with what a call needs for itself.
+        grown = max(0, (held.cache_used_bytes or 0) - (self._cache or 0))
         peak = peak_bytes() if self._peak_known else None
         self._process_peak = max(self._process_peak, peak or 0)
         device_peak = self._read_device()
@@ -98,7 +104,7 @@ class MemoryMeter:
             cache_used_bytes=held.cache_used_bytes,
             cache_reserved_bytes=held.cache_reserved_bytes,
             activations_peak_bytes=activations,
-            process_bytes=resident_bytes(),
+            process_bytes=None if self._remote else resident_bytes(),
             process_peak_bytes=self._process_peak or None,
             device_peak_bytes=self._device_peak or None,
         )

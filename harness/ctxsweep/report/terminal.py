@@ -99,7 +99,7 @@ def _numerics_text(say: _Printer, row: VerdictRow) -> Text:
 
 def _cell_text(say: _Printer, cell: VerdictCell | None) -> Text:
     if cell is None:
-        return Text("not measured", style="dim")
+        return Text("not known", style="dim")
     first = Text(say.text(cell.scaling), style=STYLES[cell.scaling])
     return first.append(say.text(f"  {cell.short}"), style="not bold default")
 
@@ -117,7 +117,7 @@ def _print_row(say: _Printer, row: VerdictRow) -> None:
     say.line(row.label, style="bold")
     for column in COLUMNS:
         cell = row.cells[column.metric]
-        text = "not measured" if cell is None else f"{cell.scaling}, {cell.span}"
+        text = "not known" if cell is None else f"{cell.scaling}, {cell.span}"
         say.line(f"  {HEADS[column.metric]}: {text}")
     say.line(f"  Bytes per token: {_bytes_text(row)}")
     if row.numerics is not None:

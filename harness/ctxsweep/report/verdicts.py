@@ -66,7 +66,7 @@ class NumericsCell:
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """A row of the table; ``cells`` by metric, None where nothing was measured.
+    """A row of the table; ``cells`` by metric, None where an engine does not tell it.
 
     ``place`` is the place of the series in the scenario: it decides the colour.
     """
@@ -246,10 +246,14 @@ def _grouped(column: Column, rows: list[VerdictRow]) -> str:
     for scaling, names in held.items():
         who = _joined(names)
         if scaling == largest and len(names) > 3:
-            who = f"all {len(names)}" if len(held) == 1 else f"the other {len(names)}"
+            who = f"the other {len(names)}" if len(held) > 1 else _all(len(names), len(rows))
         # The group that is "the other" comes last: others than those just named.
         texts.append((scaling == largest, f"{scaling} for {who}"))
     return f"{column.subject} is {', '.join(text for _, text in sorted(texts, key=lambda t: t[0]))}"
+
+
+def _all(known: int, rows: int) -> str:
+    return f"all {known}" if known == rows else f"all {known} that tell it"
 
 
 def _joined(names: list[str]) -> str:
