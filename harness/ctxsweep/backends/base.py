@@ -44,6 +44,14 @@ class Limits:
     threads: int
     seed: int
 
+    def check_room(self, context_tokens: int) -> None:
+        """Raise ``ValueError`` if a sequence would grow beyond what was loaded for."""
+        if context_tokens > self.max_context_tokens:
+            raise ValueError(
+                f"{context_tokens} tokens of context were asked for, the engine was loaded for "
+                f"{self.max_context_tokens}"
+            )
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -162,6 +170,18 @@ BACKENDS: dict[str, BackendEntry] = {
     "native": BackendEntry(
         "ctxsweep.backends.native:NativeBackend",
         "the project's own models in torch: transformer, Mamba, RWKV-7, RetNet, hybrids, MoE",
+    ),
+    "llama_cpp": BackendEntry(
+        "ctxsweep.backends.llama_cpp_engine:LlamaCppEngine",
+        "llama.cpp through llama-cpp-python: Llama, Mixtral, Mamba, Granite hybrids as GGUF",
+    ),
+    "transformers": BackendEntry(
+        "ctxsweep.backends.transformers_lm:TransformersBackend",
+        "any causal language model of Hugging Face transformers, its own cache object",
+    ),
+    "rwkv": BackendEntry(
+        "ctxsweep.backends.rwkv_package:RwkvPackageBackend",
+        "the rwkv package: RWKV-6 and RWKV-7, one sequence at a time",
     ),
 }
 
