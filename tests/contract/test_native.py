@@ -1,0 +1,22 @@
+"""The project's own models under the contract: every small model of the catalogue."""
+
+from __future__ import annotations
+
+from ctxsweep.backends.base import BACKENDS, InvalidSeries
+from ctxsweep.models import catalog
+from ctxsweep.records import Series
+
+from .contract import Case, Contract
+
+
+def runs(model: str) -> bool:
+    try:
+        BACKENDS["native"].adapter().check(Series(name="x", model=model))
+    except InvalidSeries:
+        return False
+    return True
+
+
+class TestNative(Contract):
+    backend = "native"
+    cases = tuple(Case(name) for name in catalog.names() if name.startswith("tiny-") and runs(name))
