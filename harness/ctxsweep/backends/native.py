@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ctxsweep.backends import checkpoints
@@ -17,6 +18,7 @@ from ctxsweep.backends.base import (
     Tokens,
     Unsupported,
 )
+from ctxsweep.backends.torch_memory import out_of_memory
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import ModelConfig
@@ -121,13 +123,17 @@ class NativeBackend:
         _check_limits(config, limits)
         torch.set_num_threads(limits.threads)
         device, dtype = torch.device(limits.device), _torch_dtype(series.dtype)
-        with _out_of_memory(f"loading {config.name}"):
+        with out_of_memory(f"loading {config.name}"):
             stored = series.options.get("weights") == "checkpoint"
             if stored or catalog.is_folder(series.model):
                 from ctxsweep.models.weights import load_folder
 
                 folder = checkpoints.model_folder(series, limits.seed)
                 model = load_folder(folder, dtype, device, config)
+            elif catalog.is_pth(series.model):
+                from ctxsweep.models.weights_rwkv import load_rwkv7
+
+                model = load_rwkv7(Path(str(series.model)), config, dtype, device)
             else:
                 from ctxsweep.models.language_model import build
 
@@ -137,6 +143,7 @@ class NativeBackend:
     def prefill(self, tokens: Tokens) -> None:
         import torch
 
+        self._limits.check_room(self._state.length + tokens.shape[1])
         ids = torch.as_tensor(tokens, device=self._device)
         pieces = ids.split(1, dim=1) if self._token_by_token else (ids,)
         for piece in pieces:
@@ -145,6 +152,7 @@ class NativeBackend:
     def decode(self) -> None:
         if self._next is None:
             raise RuntimeError("decode needs a context: prefill first")
+        self._limits.check_room(self._state.length + 1)
         self._forward(self._next)
 
     def _forward(self, tokens: torch.Tensor) -> None:
@@ -154,7 +162,7 @@ class NativeBackend:
 
         doing = f"at {self._state.length} tokens"
         noted = noting(self._implementations)
-        with torch.inference_mode(), _out_of_memory(doing), _supported(), noted:
+        with torch.inference_mode(), out_of_memory(doing), _supported(), noted:
             self._logits = self._model(tokens, self._state)
             self._next = self._logits.argmax(dim=-1, keepdim=True)
 
@@ -235,7 +243,8 @@ def _config(series: Series) -> ModelConfig:
 
 
 def _weights_name(series: Series, limits: Limits) -> str:
-    drawn = not catalog.is_folder(series.model) and series.options.get("weights") != "checkpoint"
+    stored = catalog.is_folder(series.model) or catalog.is_pth(series.model)
+    drawn = not stored and series.options.get("weights") != "checkpoint"
     if drawn and limits.device != "cpu":  # a GPU's generator gives other numbers
         return f"random, seed {limits.seed}, drawn on {limits.device}"
     return checkpoints.weights_name(series, limits.seed)
@@ -297,18 +306,3 @@ def _chunk(series: Series, context_tokens: int) -> int:
     if series.prefill_chunk == "whole":
         return context_tokens
     return min(series.prefill_chunk, context_tokens)
-
-
-@contextmanager
-def _out_of_memory(doing: str) -> Iterator[None]:
-    """torch's ways of saying that memory ran out, as ``MemoryError``."""
-    import torch
-
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError(f"{doing}: {error}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise MemoryError(f"{doing}: {error}") from error

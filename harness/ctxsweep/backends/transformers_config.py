@@ -1,0 +1,155 @@
+"""What a series makes of a ``config.json``, and what of it transformers cannot run right.
+
+Checks import nothing heavy; transformers comes with ``configuration``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctxsweep.backends.base import InvalidSeries
+from ctxsweep.models import catalog
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.hf_config import FAMILIES
+from ctxsweep.models.hf_write import hf_config
+from ctxsweep.records import RopeScaling, Series
+
+FORGETFUL = ("mamba", "falcon_mamba", "jamba", "zamba")
+"""Families with Mamba-1 mixers: there the scan of a call of many tokens starts from an empty state
+whatever the cache holds, so that only one token at a time continues a context."""
+WINDOWED = ("mistral", "mixtral")
+"""Of the families of ``hf_config``, those that read ``sliding_window``."""
+SCALINGS = {
+    "linear": (),
+    "yarn": ("original_max_position_embeddings",),
+    "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
+"""RoPE scalings that any split of a prompt leaves alike, with what each needs."""
+OPTIONAL_WORDS = {"yarn": ("attention_factor", "beta_fast", "beta_slow")}
+KEPT_WORDS = ("rope_theta", "partial_rotary_factor")
+"""Of the rotary positions that are stretched."""
+
+
+def fields(series: Series, config: ModelConfig | None) -> Mapping[str, Any]:
+    """The model's ``config.json`` before the series' overrides; ``config`` as ``check_model``'s."""
+    if catalog.is_folder(series.model):
+        text = (Path(str(series.model)) / "config.json").read_text(encoding="utf-8")
+        read: Mapping[str, Any] = json.loads(text)
+        return read
+    if config is not None:
+        return hf_config(config, series.dtype)
+    assert isinstance(series.model, Mapping)
+    return series.model
+
+
+def keeps_state(family: str, series: Series) -> bool:
+    """Whether calls of the size that the series makes continue a context."""
+    return family not in FORGETFUL or series.prefill_chunk in (1, "recurrent")
+
+
+def check_prefill(family: str, series: Series) -> None:
+    """Raise ``InvalidSeries`` for chunks where calls of many tokens forget the context."""
+    if series.prefill_chunk != "whole" and not keeps_state(family, series):
+        raise InvalidSeries(
+            "prefill_chunk",
+            f"{series.prefill_chunk}: transformers' {family} forgets its Mamba-1 state at every "
+            "call of more than one token; nearest valid: whole (or recurrent)",
+        )
+
+
+def check_window(family: str, series: Series, config: ModelConfig | None) -> None:
+    """Raise ``InvalidSeries`` for a window that a family of ours cannot have."""
+    attention = config.attention if config else None
+    window = attention.window if attention else series.window
+    if window == 1:  # its cache keeps the last window - 1 tokens as the slice [-0:], which is all
+        raise InvalidSeries("window", "1 is not built; nearest valid: 2")
+    own_folder = catalog.is_folder(series.model) and family in FAMILIES
+    if series.window is not None and own_folder and family not in WINDOWED:
+        raise _no_window(family)
+
+
+def check_rope(series: Series, config: ModelConfig | None) -> None:
+    """Raise ``InvalidSeries`` for rotary positions that cannot be stretched so."""
+    rope = series.rope
+    if rope is None:
+        return
+    attention = config.attention if config else None
+    if config is not None and (attention is None or attention.position != "rope"):
+        raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions; leave it out")
+    if rope.rope_type not in SCALINGS:
+        raise InvalidSeries(
+            "rope.rope_type",
+            f"{rope.rope_type} turns keys by how long the call's context is, so that those cached "
+            f"before no longer fit; nearest valid: yarn (of {', '.join(SCALINGS)})",
+        )
+    needed = SCALINGS[rope.rope_type]
+    known = {"rope_type", "factor", "original_max_position_embeddings", *needed}
+    known.update(OPTIONAL_WORDS.get(rope.rope_type, ()))
+    given = rope.model_dump(exclude_none=True)
+    for word in needed:
+        if word not in given:
+            raise InvalidSeries(f"rope.{word}", f"{rope.rope_type} needs it")
+    for word in given:
+        if word not in known:
+            raise InvalidSeries(f"rope.{word}", f"{rope.rope_type} has no such setting")
+
+
+def configuration(folder: Path, series: Series) -> Any:
+    """The ``PreTrainedConfig`` of a model folder with the series' window and RoPE laid over.
+
+    Raises ``InvalidSeries``.
+    """
+    import transformers
+
+    read, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
+    family = read.get("model_type")
+    if family not in transformers.CONFIG_MAPPING:
+        raise InvalidSeries("model", f"transformers has no model_type '{family}'")
+    read = dict(read)
+    if series.window is not None:
+        read["sliding_window"] = series.window
+    config_class = transformers.CONFIG_MAPPING[family]
+    config = config_class.from_dict(dict(read))
+    if series.window is not None:
+        _check_slides(config, config_class, series.window)
+    if series.rope is None:
+        return config
+    return config_class.from_dict(read | _stretched(config, series.rope))
+
+
+def _check_slides(config: Any, config_class: Any, window: int) -> None:
+    """That the family reads ``sliding_window``, and that a layer slides over that many tokens."""
+    import transformers
+
+    layers = transformers.DynamicCache(config=config).layers
+    slides = any(getattr(layer, "sliding_window", None) == window for layer in layers)
+    if not slides or not hasattr(config_class(), "sliding_window"):
+        raise _no_window(config.model_type)
+
+
+def _no_window(family: str) -> InvalidSeries:
+    return InvalidSeries(
+        "window",
+        f"transformers' {family} has no sliding window to override; leave it out, or take a model "
+        "that has (mistral, mixtral)",
+    )
+
+
+def _stretched(config: Any, rope: RopeScaling) -> dict[str, Any]:
+    """The fields that ``rope`` replaces."""
+    present = getattr(config, "rope_parameters", None)
+    if not isinstance(present, dict) or "rope_theta" not in present:
+        raise InvalidSeries(
+            "rope",
+            f"transformers' {config.model_type} has no rotary positions of one kind for all "
+            "layers; leave it out",
+        )
+    kept = {word: present[word] for word in KEPT_WORDS if word in present}
+    trained = rope.original_max_position_embeddings or config.max_position_embeddings
+    return {
+        "rope_parameters": kept | rope.model_dump(exclude_none=True),
+        "max_position_embeddings": max(config.max_position_embeddings, int(trained * rope.factor)),
+    }
