@@ -21,8 +21,8 @@ from torch import Tensor
 from ctxsweep.models.config import Mamba, ModelConfig, Rwkv7
 from ctxsweep.models.language_model import LanguageModel, build
 from ctxsweep.models.layers import StateSpec
-from ctxsweep.models.weights import save_weights
-from ctxsweep.models.weights_recurrent import rwkv7_to_checkpoint
+from ctxsweep.models.weights import save_weights, stored_tensors
+from ctxsweep.models.weights_rwkv import RWKV7 as RWKV7_LAYOUT
 
 TOKENS, THREADS, GOAL = 8192, 1, 2.0
 SEGMENTS = (512, 1024, TOKENS)
@@ -123,7 +123,7 @@ def rwkv7_subject(tokens: Tensor) -> Subject:
     model = build(RWKV7, 0, torch.float32, CPU)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        torch.save(rwkv7_to_checkpoint(model.state_dict(), RWKV7), path.with_suffix(".pth"))
+        torch.save(stored_tensors(model, RWKV7_LAYOUT), path.with_suffix(".pth"))
         theirs = RWKV(model=str(path), strategy="cpu fp32")
 
     def prefill(segment: int) -> Tensor:

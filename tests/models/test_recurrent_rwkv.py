@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ctxsweep.models.config import ModelConfig, Rwkv7
+from ctxsweep.models.hf_config import BadModelFolder
 from ctxsweep.models.language_model import LanguageModel, build
 from ctxsweep.models.layers import StateSpec
-from ctxsweep.models.weights_recurrent import rwkv7_to_checkpoint, rwkv7_to_native
+from ctxsweep.models.weights import stored_tensors
+from ctxsweep.models.weights_rwkv import RWKV7, load_rwkv7
 
 PROMPT, DECODED = 1000, 16
 CPU = torch.device("cpu")
@@ -59,12 +61,11 @@ def _random_model() -> LanguageModel:
 @pytest.fixture(scope="module")
 def library(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, Tensor], Tensor, Tensor, list[Tensor]]:
-    """The checkpoint, tokens, and the package's logits and last state."""
+) -> tuple[Path, Tensor, Tensor, list[Tensor]]:
+    """The checkpoint's file, tokens, and the package's logits and last state."""
     folder: Path = tmp_path_factory.mktemp("rwkv")
-    checkpoint = rwkv7_to_checkpoint(_random_model().state_dict(), CONFIG)
+    torch.save(stored_tensors(_random_model(), RWKV7), folder / "model.pth")
     tokens = torch.randint(0, CONFIG.vocab_size, (PROMPT + DECODED,))
-    torch.save(checkpoint, folder / "model.pth")
     torch.save(tokens, folder / "tokens.pt")
     arguments = [folder / "model", folder / "tokens.pt", str(PROMPT), folder / "out.pt"]
     subprocess.run(
@@ -74,17 +75,16 @@ def library(
         capture_output=True,
     )
     logits, state = torch.load(folder / "out.pt")
-    return checkpoint, tokens, logits, state
+    return folder / "model.pth", tokens, logits, state
 
 
 @pytest.mark.parametrize("segments", [[PROMPT], [512, 488], [1, 31, 333, 1, 634]])
 def test_logits_and_state_are_the_librarys(
-    library: tuple[dict[str, Tensor], Tensor, Tensor, list[Tensor]], segments: list[int]
+    library: tuple[Path, Tensor, Tensor, list[Tensor]], segments: list[int]
 ) -> None:
     """The prompt in any segments, then one token at a time."""
     checkpoint, tokens, expected, expected_state = library
-    model = build(CONFIG, 99, torch.float32, CPU)
-    model.load_state_dict(rwkv7_to_native(checkpoint, CONFIG))
+    model = load_rwkv7(checkpoint, CONFIG, torch.float32, CPU)
     state = model.new_state(StateSpec(1, 2048, 1024, 64, torch.float32, torch.float32, CPU))
     parts = [
         model(piece, state, all_logits=True)
@@ -102,29 +102,42 @@ def test_logits_and_state_are_the_librarys(
         assert max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)) <= 1e-4
 
 
-def test_checkpoint_and_back_is_the_same_model() -> None:
-    native = _random_model().state_dict()
-    again = rwkv7_to_native(rwkv7_to_checkpoint(native, CONFIG), CONFIG)
-    assert again.keys() == native.keys()
-    assert all(torch.equal(again[name], native[name]) for name in native)
+def _saved(tmp_path: Path, rename: dict[str, str], extra: dict[str, Tensor]) -> Path:
+    tensors = stored_tensors(_random_model(), RWKV7)
+    named = {rename.get(name, name): tensor for name, tensor in tensors.items()}
+    torch.save(named | extra, tmp_path / "model.pth")
+    return tmp_path / "model.pth"
 
 
-def test_a_missing_tensor_is_named() -> None:
-    checkpoint = rwkv7_to_checkpoint(_random_model().state_dict(), CONFIG)
-    checkpoint["blocks.1.att.w_1"] = checkpoint.pop("blocks.1.att.w1")
-    with pytest.raises(ValueError, match=r"'blocks\.1\.att\.w1' is missing.*'blocks\.1\.att\.w_1'"):
-        rwkv7_to_native(checkpoint, CONFIG)
+def test_checkpoint_and_back_is_the_same_model(tmp_path: Path) -> None:
+    """Also with the tensors of published checkpoints that nothing reads."""
+    path = _saved(tmp_path, {}, {"blocks.0.att.v0": torch.ones(1)})
+    again, model = load_rwkv7(path, CONFIG, torch.float32, CPU), _random_model()
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(again.parameters(), model.parameters(), strict=True)
+    )
 
 
-def test_a_tensor_without_a_place_is_named() -> None:
-    checkpoint = rwkv7_to_checkpoint(_random_model().state_dict(), CONFIG)
-    unused = {"blocks.0.att.v0": torch.ones(1)}
-    assert rwkv7_to_native(checkpoint | unused, CONFIG)
-    with pytest.raises(ValueError, match=r"'blocks\.3\.ln1\.weight' has no place"):
-        rwkv7_to_native(checkpoint | {"blocks.3.ln1.weight": torch.ones(1)}, CONFIG)
+@pytest.mark.parametrize(
+    ("rename", "extra", "said"),
+    [
+        ({"blocks.1.att.w1": "blocks.1.att.w_1"}, {}, r"'blocks\.1\.att\.w1' is missing"),
+        ({}, {"blocks.3.ln1.weight": torch.ones(1)}, r"blocks\.3\.ln1\.weight"),
+        ({}, {"blocks.2.att.g1": torch.ones(128, 7)}, r"'blocks\.2\.att\.g1' has shape \[128, 7\]"),
+    ],
+)
+def test_a_tensor_out_of_place_is_named(
+    tmp_path: Path, rename: dict[str, str], extra: dict[str, Tensor], said: str
+) -> None:
+    with pytest.raises(BadModelFolder, match=said):
+        load_rwkv7(_saved(tmp_path, rename, extra), CONFIG, torch.float32, CPU)
 
 
 def test_another_architecture_is_refused() -> None:
-    hybrid = CONFIG.model_copy(update={"attention_every": 3})
-    with pytest.raises(ValueError, match="without attention_every"):
-        rwkv7_to_checkpoint({}, hybrid)
+    section = {"heads": 4, "kv_heads": 4, "head_dim": 32}
+    hybrid = ModelConfig.model_validate(
+        CONFIG.model_dump(exclude_none=True) | {"attention_every": 3, "attention": section}
+    )
+    with pytest.raises(BadModelFolder, match="no name in this family's layout"):
+        stored_tensors(build(hybrid, 0, torch.float32, CPU), RWKV7)

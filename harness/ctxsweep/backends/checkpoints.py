@@ -93,7 +93,7 @@ def model_folder(series: Series, seed: int) -> Path:
 
 def weights_name(series: Series, seed: int) -> str:
     """What tells whether two engines ran the same weights (of one model); for the record."""
-    if catalog.is_folder(series.model):
+    if catalog.is_folder(series.model) or catalog.is_pth(series.model):
         return str(Path(str(series.model)).resolve())
     return f"random, seed {seed}, drawn on cpu"
 

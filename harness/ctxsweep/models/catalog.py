@@ -1,4 +1,7 @@
-"""Models by name: the catalogue's YAML files, or the folder of a model. Never imports torch."""
+"""Models by name: the catalogue's YAML files, the folder of a model, or a checkpoint of RWKV.
+
+Never imports torch.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pydantic import ValidationError
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import BadModelFolder, config_from, config_from_folder
 from ctxsweep.models.inline import inline_config
+from ctxsweep.models.rwkv_checkpoint import BadCheckpoint, config_from_pth
 
 CATALOG = Path(__file__).parent / "catalog"
 
@@ -28,8 +32,8 @@ def names() -> list[str]:
 
 
 def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
-    """The configuration of a catalogue name, of a folder with a ``config.json``, or written out
-    (in our words, or with a ``model_type`` in those of ``config.json``).
+    """The configuration of a catalogue name, of a folder with a ``config.json``, of an RWKV
+    checkpoint, or written out (in our words, or with a ``model_type`` in those of ``config.json``).
 
     Raises:
         UnknownModel: there is no such name or folder, or the folder cannot be read.
@@ -46,10 +50,16 @@ def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
             return config_from_folder(Path(model))
         except BadModelFolder as error:
             raise UnknownModel(str(error)) from error
+    if is_pth(model):
+        try:
+            return config_from_pth(Path(model))
+        except BadCheckpoint as error:
+            raise UnknownModel(str(error)) from error
     near = get_close_matches(model, names(), n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise UnknownModel(
-        f"'{model}' is not in the catalogue and not a model folder; {hint}"
+        f"'{model}' is not in the catalogue and not a model folder or .pth file; "
+        f"{hint}"
         f"Known: {', '.join(names())}"
     )
 
@@ -65,6 +75,11 @@ def _foreign(model: Mapping[str, Any]) -> ModelConfig:
 def is_folder(model: str | Mapping[str, Any]) -> bool:
     """Whether a model's name is the path of a folder (a catalogue name wins)."""
     return isinstance(model, str) and model not in names() and os.path.isdir(model)
+
+
+def is_pth(model: str | Mapping[str, Any]) -> bool:
+    """Whether a model's name is the path of a ``.pth`` file."""
+    return isinstance(model, str) and model.endswith(".pth") and os.path.isfile(model)
 
 
 def _read(path: Path) -> ModelConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,17 +32,42 @@ def load_folder(
     config = config or config_from_folder(folder)
     files = StoredTensors(folder)
     model = build(config, 0, dtype, device)
-    sources = _sources(model, files, LAYOUTS[model_type(folder)])
-    for name, tensor in model.state_dict().items():
-        if name in sources:
-            tensor.copy_(_read(name, sources[name], tensor.shape, files, config))
-    files.check_all_used()
+    read_into(model, files, LAYOUTS[model_type(folder)])
     return model
 
 
 def save_weights(model: LanguageModel, family: str, path: Path) -> None:
     """Write the weights as transformers names them for ``family`` (a ``model_type``)."""
-    layout = LAYOUTS[family][0]
+    save_file(stored_tensors(model, LAYOUTS[family][0]), path, metadata={"format": "pt"})
+
+
+class TensorSource(Protocol):
+    """Named tensors of a model on disk."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str, ours: str) -> Tensor:
+        """One tensor; ``ours`` is what it is needed for. Raises ``BadModelFolder``."""
+
+    def check_all_used(self) -> None:
+        """Raise ``BadModelFolder`` if a tensor was not read."""
+
+
+def read_into(model: LanguageModel, files: TensorSource, layouts: tuple[Layout, ...]) -> None:
+    """Replace the weights by those of ``files``, named by whichever of ``layouts`` fits best.
+
+    Raises:
+        BadModelFolder: a tensor is missing, has another shape or is not of the model.
+    """
+    sources = _sources(model, files, layouts)
+    for name, tensor in model.state_dict().items():
+        if name in sources:
+            tensor.copy_(_read(name, sources[name], tensor.shape, files, model.config))
+    files.check_all_used()
+
+
+def stored_tensors(model: LanguageModel, layout: Layout) -> dict[str, Tensor]:
+    """The weights under the names and in the shapes of ``layout``."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in _own_tensors(model):
         source = _fill(layout, name)
@@ -51,7 +77,7 @@ def save_weights(model: LanguageModel, family: str, path: Path) -> None:
             for stored_name, part in zip(source.names, ours.split(sizes), strict=True):
                 value = source.form.write(part).to(tensor.dtype).contiguous().clone()
                 tensors[stored_name.format(e=expert)] = value
-    save_file(tensors, path, metadata={"format": "pt"})
+    return tensors
 
 
 class StoredTensors:
@@ -72,6 +98,9 @@ class StoredTensors:
                     self._file_of.update(dict.fromkeys(file.keys(), path))
             except (SafetensorError, OSError) as error:
                 raise BadModelFolder(f"{path}: cannot be read as safetensors: {error}") from error
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
@@ -116,7 +145,7 @@ def _fill(layout: Layout, name: str) -> Stored:
 
 
 def _sources(
-    model: LanguageModel, files: StoredTensors, layouts: tuple[Layout, ...]
+    model: LanguageModel, files: TensorSource, layouts: tuple[Layout, ...]
 ) -> dict[str, Stored]:
     """Every tensor's line, from the layout that the files match best."""
     tables = [{name: _fill(layout, name) for name, _ in _own_tensors(model)} for layout in layouts]
@@ -135,7 +164,7 @@ def _part_sizes(name: str, source: Stored, shape: torch.Size, config: ModelConfi
 
 
 def _read(
-    name: str, source: Stored, shape: torch.Size, files: StoredTensors, config: ModelConfig
+    name: str, source: Stored, shape: torch.Size, files: TensorSource, config: ModelConfig
 ) -> Tensor:
     stacked = "{e}" in source.names[0]
     inner = shape[1:] if stacked else shape
@@ -149,8 +178,8 @@ def _read(
             part, wanted = source.form.read(raw), (size, *inner[1:])
             if part.shape != wanted:
                 raise BadModelFolder(
-                    f"{files.folder}: tensor '{stored_name}' has shape {list(raw.shape)}, which "
-                    f"gives {list(part.shape)} for '{name}'; config.json asks for {list(wanted)}"
+                    f"{files}: tensor '{stored_name}' has shape {list(raw.shape)}, which "
+                    f"gives {list(part.shape)} for '{name}'; the model asks for {list(wanted)}"
                 )
             parts.append(part)
         rows.append(torch.cat(parts) if len(parts) > 1 else parts[0])
