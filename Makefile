@@ -5,8 +5,10 @@ RUN ?=
 
 BIN := .venv/bin
 SETUP_INPUTS := pyproject.toml constraints/cpu.txt constraints/cuda.txt tools/setup.sh
-READY_TO_RUN := .venv/.ready-to-run
-READY_TO_TEST := .venv/.ready-to-test
+CORE := .venv/.core
+ENGINES := $(if $(MINIMAL),,.venv/.engines)
+READY_TO_RUN := $(CORE) $(ENGINES)
+READY_TO_TEST := .venv/.test $(ENGINES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep report kernels test test-gpu bench lint schema clean
@@ -18,46 +20,56 @@ help: ## show this list
 	@echo
 	@echo '  make sweep SCENARIO=smoke ARGS="--contexts 1k-8k*2 --series gqa,mamba2"'
 
-setup: $(READY_TO_TEST) ## create .venv with all that sweeps, tests and linters need
+setup: $(READY_TO_TEST) ## create .venv with every engine that runs here; MINIMAL=1 without, LLAMA_CPP=1 with llama.cpp
 	@:
 
 sweep: $(READY_TO_RUN) ## run a scenario and write its report: SCENARIO=long_ctx ARGS="--resume"
 	@$(BIN)/ctxsweep run $(SCENARIO) $(ARGS)
 
-report: $(READY_TO_RUN) ## write a run's report again: RUN=results/long_ctx/... (default: the latest)
+report: $(CORE) ## write a run's report again: RUN=results/long_ctx/... (default: the latest)
 	@$(BIN)/ctxsweep report $(RUN) $(ARGS)
 
-kernels: $(READY_TO_TEST) ## judge the GPU kernels without a GPU: ARGS="--check", ARGS="--device all --out DIR"
+kernels: .venv/.test ## judge the GPU kernels without a GPU: ARGS="--check", ARGS="--device all --out DIR"
 	@$(BIN)/ctxsweep kernels $(ARGS)
 
 test: $(READY_TO_TEST) ## run the tests on all cores: ARGS="-k scenario"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
 
-test-gpu: $(READY_TO_TEST) ## run the tests of the Triton kernels on a CUDA device
+test-gpu: .venv/.test ## run the tests of the Triton kernels on a CUDA device
 	@CTXSWEEP_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu $(ARGS)
 
 bench: $(READY_TO_TEST) ## measure the speed ratios, alone on the machine: ARGS="-k decode"
 	@$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' \
 		-o pythonpath=tests/bench --benchmark-only $(ARGS)
 
-lint: $(READY_TO_TEST) ## ruff, mypy and the import rules
+lint: .venv/.test ## ruff, mypy and the import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-schema: $(READY_TO_RUN) ## write scenarios/schema.json from the code
+schema: $(CORE) ## write scenarios/schema.json from the code
 	@$(BIN)/ctxsweep schema > scenarios/schema.json.new && mv scenarios/schema.json.new scenarios/schema.json
 
 clean: ## remove .venv and caches; results stay
 	@rm -rf .venv .benchmarks .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find harness kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY_TO_RUN): $(SETUP_INPUTS)
-	@if [ -e $(READY_TO_TEST) ]; then tools/setup.sh test && touch $(READY_TO_TEST); \
-	else tools/setup.sh run; fi
+$(CORE): $(SETUP_INPUTS)
+	@tools/setup.sh core
 	@touch $@
 
-$(READY_TO_TEST): $(SETUP_INPUTS)
+.venv/.test: $(CORE)
 	@tools/setup.sh test
-	@touch $(READY_TO_RUN) $@
+	@touch $@
+
+.venv/.engines: $(CORE)
+	@tools/setup.sh engines
+	@touch $@
+
+# Asked for anew, llama.cpp is added to engines that are already there.
+ifdef LLAMA_CPP
+ifeq ($(wildcard .venv/lib/*/site-packages/llama_cpp),)
+.PHONY: .venv/.engines
+endif
+endif

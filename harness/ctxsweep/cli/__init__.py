@@ -185,12 +185,20 @@ def list_(what: Annotated[Listed | None, typer.Argument(metavar="WHAT")] = None)
 
 
 @app.command()
-def doctor(device: Device = DeviceChoice.auto) -> None:
+def doctor(
+    device: Device = DeviceChoice.auto,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Only which engines run here, and why not.")
+    ] = False,
+) -> None:
     """Look at this machine: device, threads, ceilings, engines, disk; and what would improve it."""
     with said_plainly():
-        from ctxsweep.cli.doctor import print_diagnosis
+        from ctxsweep.cli.doctor import print_diagnosis, print_engines
 
-        print_diagnosis(device.value)
+        if engines:
+            print_engines()
+        else:
+            print_diagnosis(device.value)
 
 
 @app.command()

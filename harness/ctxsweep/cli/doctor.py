@@ -46,6 +46,14 @@ def print_diagnosis(wanted: str) -> None:
         console.print("Nothing that would improve it is seen from here.")
 
 
+def print_engines() -> None:
+    """Print which engines run here, and why the others do not."""
+    table = Table(show_header=False, box=None)
+    for name, value in _engines():
+        table.add_row(f"[bold]{name}[/]", value)
+    Console(highlight=False).print(table)
+
+
 def _machine(environment: Environment) -> Iterator[tuple[str, str]]:
     yield "device", environment.device + (f" ({environment.gpu})" if environment.gpu else "")
     yield "processor", environment.cpu_model
