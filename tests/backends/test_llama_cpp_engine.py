@@ -142,10 +142,9 @@ def test_flash_attention_over_float32_cells_rounds_them() -> None:
     with loaded(series(options={"flash_attn": True})) as ours:
         assert ours.engine()["flash_attn"] is True
         assert 1e-5 < difference(shown(ours), reference) < 2e-3
-    with loaded(series(dtype="bfloat16")) as ours:
-        assert ours.engine()["flash_attn"] is True
-    with loaded(series()) as ours:
-        assert ours.engine()["flash_attn"] is False
+    for dtype, on in {"float32": False, "bfloat16": False, "float16": True}.items():
+        with loaded(series(dtype=dtype)) as ours:
+            assert ours.engine()["flash_attn"] is on
 
 
 @engine

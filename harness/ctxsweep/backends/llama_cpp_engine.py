@@ -8,13 +8,13 @@ llama-cpp-python 0.3.36 (llama.h of that release); its binding changes with llam
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from ctxsweep.backends import checkpoints, gguf_checkpoint
+from ctxsweep.backends import llama_cpp_settings as settings
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
@@ -25,19 +25,11 @@ from ctxsweep.backends.base import (
     Unsupported,
 )
 from ctxsweep.backends.llama_cpp_library import PIP, Batch, failure, library, log
-from ctxsweep.models import accounting
-from ctxsweep.models.accounting import Storage
-from ctxsweep.models.config import Attention, ModelConfig
-from ctxsweep.records import Cost, KVDType, Series
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.records import Cost, Series
 
-CELL_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0"}
-Q8_0_VALUES, Q8_0_BYTES = 32, 34
-"""A block of ggml's Q8_0: 32 int8 values and one float16 scale."""
-WHOLE_UBATCH = 512
-"""llama.cpp's own n_ubatch, where the series sets no chunk."""
 CELL_PAD = 256
 """llama.cpp rounds the cells of a sequence up to this."""
-OPTIONS = {"flash_attn": "true or false", "n_ubatch": "tokens of a row per physical batch"}
 
 
 class LlamaCppEngine:
@@ -48,6 +40,7 @@ class LlamaCppEngine:
     def __init__(self, series: Series, limits: Limits, config: ModelConfig) -> None:
         self._lib = library()
         self._series, self._limits, self._config = series, limits, config
+        self._flash = settings.flash(series, limits.device)
         path = gguf_checkpoint.gguf_file(series, config, limits.seed)
         log().clear()
         self._model = self._open(str(path))
@@ -58,7 +51,7 @@ class LlamaCppEngine:
             raise
         self._memory = self._lib.llama_get_memory(self._context)
         self._has_state = any(kind != "attention" for kind in config.layer_mixers())
-        most = _ubatch(series, limits.max_context_tokens)
+        most = settings.ubatch(series, limits.max_context_tokens)
         self._batch = Batch(self._lib, limits.batch_size, most)
         self.vocab_size = config.vocab_size
         self._length = 0
@@ -75,28 +68,18 @@ class LlamaCppEngine:
     @classmethod
     def check(cls, series: Series) -> None:
         config = gguf_checkpoint.check(series)
-        _check_cells(series, config)
+        settings.check_cells(series, config)
         if series.rope is not None:
             raise InvalidSeries(
                 "rope", "this adapter does not stretch RoPE; backend transformers or vllm does"
             )
-        for name, value in series.options.items():
-            if name not in OPTIONS:
-                known = " and ".join(OPTIONS)
-                raise InvalidSeries("options", f"'{name}' is unknown; llama_cpp has {known}")
-            right = (
-                isinstance(value, bool)
-                if name == "flash_attn"
-                else isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            )
-            if not right:
-                raise InvalidSeries(f"options.{name}", f"{value!r} is not {OPTIONS[name]}")
+        settings.check_options(series)
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
-        chunk = min(_chunk(series, context_tokens), _ubatch(series, context_tokens))
+        chunk = min(settings.chunk(series, context_tokens), settings.ubatch(series, context_tokens))
         config = gguf_checkpoint.check(series)
-        return _cost(series, config, context_tokens, batch_size, chunk)
+        return settings.cost(series, config, context_tokens, batch_size, chunk)
 
     @classmethod
     def load(cls, series: Series, limits: Limits) -> LlamaCppEngine:
@@ -117,7 +100,7 @@ class LlamaCppEngine:
         return cls(series, limits, config)
 
     def prefill(self, tokens: Tokens) -> None:
-        most = _ubatch(self._series, self._limits.max_context_tokens)
+        most = settings.ubatch(self._series, self._limits.max_context_tokens)
         for start in range(0, tokens.shape[1], most):
             end = start + most
             self._feed(tokens[:, start:end], logits=end >= tokens.shape[1])
@@ -142,8 +125,8 @@ class LlamaCppEngine:
         cells = lib.llama_n_ctx_seq(self._context)
         return HeldMemory(
             weights_bytes=lib.llama_model_size(self._model),
-            cache_used_bytes=sum(_cache_bytes(self._series, self._config, n) for n in held),
-            cache_reserved_bytes=batch * _cache_bytes(self._series, self._config, cells),
+            cache_used_bytes=sum(settings.cache_bytes(self._series, self._config, n) for n in held),
+            cache_reserved_bytes=batch * settings.cache_bytes(self._series, self._config, cells),
         )
 
     def cost(self, context_tokens: int) -> Cost | None:
@@ -155,7 +138,7 @@ class LlamaCppEngine:
     def engine(self) -> dict[str, Any]:
         from importlib.metadata import version
 
-        cell = CELL_TYPES[_kv_dtype(self._series)]
+        cell = settings.CELL_TYPES[settings.kv_dtype(self._series)]
         return {
             "llama_cpp_python": version("llama-cpp-python"),
             "system": self._lib.llama_print_system_info().decode().strip(),
@@ -165,7 +148,7 @@ class LlamaCppEngine:
             "threads": self._lib.llama_n_threads(self._context),
             "n_ctx": self._lib.llama_n_ctx(self._context),
             "n_ubatch": self._lib.llama_n_ubatch(self._context),
-            "flash_attn": _flash(self._series) if self._config.attention else None,
+            "flash_attn": self._flash if self._config.attention else None,
             "type_k": cell if self._config.attention else None,
             "type_v": cell if self._config.attention else None,
             "page_size": 1,  # cells of one token
@@ -218,11 +201,13 @@ class LlamaCppEngine:
         params = lib.llama_context_default_params()
         params.n_ctx = cells * batch
         params.n_seq_max = batch
-        params.n_batch = params.n_ubatch = batch * _ubatch(series, limits.max_context_tokens)
+        params.n_batch = params.n_ubatch = batch * settings.ubatch(
+            series, limits.max_context_tokens
+        )
         params.n_outputs_max = batch
         params.n_threads = params.n_threads_batch = limits.threads
-        params.flash_attn_type = int(_flash(series))
-        cell = GGMLQuantizationType[CELL_TYPES[_kv_dtype(series)]]
+        params.flash_attn_type = int(self._flash)
+        cell = GGMLQuantizationType[settings.CELL_TYPES[settings.kv_dtype(series)]]
         params.type_k = params.type_v = cell.value
         params.kv_unified = False
         params.offload_kqv = params.op_offload = gpu
@@ -267,76 +252,3 @@ class Mark(NamedTuple):
     length: int
     logits: Logits | None
     states: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Cells(Storage):
-    """llama.cpp's cache: a cell a token, int8 in blocks of Q8_0."""
-
-    page_size: int = 1
-
-    def kv_token_bytes(self, attention: Attention) -> int:
-        if self.kv_dtype != "int8":
-            return super().kv_token_bytes(attention)
-        return 2 * attention.kv_heads * attention.head_dim * Q8_0_BYTES // Q8_0_VALUES
-
-
-def _cost(
-    series: Series, config: ModelConfig, context_tokens: int, batch_size: int, chunk: int
-) -> Cost:
-    cells = Cells(series.dtype, series.kv_dtype)
-    cost = accounting.cost(config, cells, context_tokens, batch_size, chunk)
-    held = batch_size * _cache_bytes(series, config, context_tokens)
-    return cost.model_copy(update={"cache_bytes": held})
-
-
-def _cache_bytes(series: Series, config: ModelConfig, tokens: int) -> int:
-    """Bytes of one row's cells and states; states are float32 whatever the model's dtype is."""
-    return accounting.cache_bytes(config, Cells("float32", _kv_dtype(series)), tokens)
-
-
-def _check_cells(series: Series, config: ModelConfig) -> None:
-    attention = config.attention
-    if attention is None:
-        if series.kv_dtype != "auto":
-            raise InvalidSeries(
-                "kv_dtype", f"model '{config.name}' has no attention; leave kv_dtype out"
-            )
-        return
-    if _kv_dtype(series) not in CELL_TYPES:
-        raise InvalidSeries(
-            "kv_dtype",
-            f"llama.cpp has no {series.kv_dtype}; nearest valid: int8 (its Q8_0), of "
-            f"{', '.join(CELL_TYPES)}",
-        )
-    if series.kv_dtype == "int8" and attention.head_dim % Q8_0_VALUES:
-        raise InvalidSeries(
-            "kv_dtype",
-            f"llama.cpp's Q8_0 takes head sizes that are multiples of {Q8_0_VALUES}, not "
-            f"{attention.head_dim}; nearest valid: float16",
-        )
-    if series.kv_dtype == "int8" and not _flash(series):
-        raise InvalidSeries("kv_dtype", "int8 (Q8_0) needs options.flash_attn: true")
-
-
-def _kv_dtype(series: Series) -> KVDType:
-    return series.dtype if series.kv_dtype == "auto" else series.kv_dtype
-
-
-def _flash(series: Series) -> bool:
-    """With float32 cells llama.cpp's flash attention casts the whole cache to float16 every call:
-    slower and no longer float32, so there it is only for those who ask for it."""
-    return bool(series.options.get("flash_attn", _kv_dtype(series) != "float32"))
-
-
-def _chunk(series: Series, context_tokens: int) -> int:
-    """Tokens of a row that a call of ``prefill`` brings."""
-    if series.prefill_chunk == "recurrent":
-        return 1
-    return context_tokens if series.prefill_chunk == "whole" else series.prefill_chunk
-
-
-def _ubatch(series: Series, context_tokens: int) -> int:
-    """Tokens of a row in one pass through the model."""
-    default = WHOLE_UBATCH if series.prefill_chunk == "whole" else _chunk(series, context_tokens)
-    return min(int(series.options.get("n_ubatch", default)), context_tokens)
