@@ -164,14 +164,6 @@ def test_what_llama_cpp_is_told_is_what_it_has() -> None:
     assert said["parameters"] > 2_000_000
 
 
-@engine
-def test_a_prompt_past_the_cells_is_a_plain_error() -> None:
-    with loaded(series(), limits(tokens=256)) as ours:
-        ours.prefill(prompt(256))
-        with pytest.raises(MemoryError, match="no free cells at 256 tokens"):
-            ours.decode()
-
-
 REFUSED = """
 from ctxsweep.backends.base import Limits
 from ctxsweep.backends.llama_cpp_engine import LlamaCppEngine

@@ -219,10 +219,14 @@ class LlamaCppEngine:
 
     def _feed(self, tokens: Tokens, logits: bool) -> None:
         """Extend every row by ``tokens`` ``[B, T]``; logits of the last one where asked."""
+        most = self._limits.max_context_tokens
+        if self._length + tokens.shape[1] > most:
+            raise ValueError(
+                f"{self._length} + {tokens.shape[1]} tokens exceed the context of {most} tokens "
+                "that was loaded"
+            )
         last = self._batch.fill(tokens, self._length, logits)
         status = self._lib.llama_decode(self._context, self._batch.struct)
-        if status == 1:
-            raise MemoryError(f"llama.cpp has no free cells at {self._length} tokens")
         if status != 0:
             raise failure(f"llama_decode = {status} at {self._length} tokens")
         self._length += tokens.shape[1]
