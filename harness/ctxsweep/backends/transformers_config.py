@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from ctxsweep.models.hf_config import FAMILIES
 from ctxsweep.models.hf_write import hf_config
 from ctxsweep.records import RopeScaling, Series
 
-FORGETFUL = ("mamba", "falcon_mamba", "jamba", "zamba")
-"""Families with Mamba-1 mixers: there the scan of a call of many tokens starts from an empty state
-whatever the cache holds, so that only one token at a time continues a context."""
+NO_MAMBA_STATE = "starts the Mamba-1 scan of a call of more than one token from an empty state"
+WHOLE_ONLY = {
+    "mamba": NO_MAMBA_STATE,
+    "falcon_mamba": NO_MAMBA_STATE,
+    "jamba": NO_MAMBA_STATE,
+    "zamba": NO_MAMBA_STATE,
+    "minimax": "masks a call of more than one token by its first layer, whose cache has no length",
+}
+"""Families that continue a context right one token at a time only, and what they do else."""
 WINDOWED = ("mistral", "mixtral")
 """Of the families of ``hf_config``, those that read ``sliding_window``."""
 SCALINGS = {
@@ -47,17 +54,22 @@ def fields(series: Series, config: ModelConfig | None) -> Mapping[str, Any]:
 
 def keeps_state(family: str, series: Series) -> bool:
     """Whether calls of the size that the series makes continue a context."""
-    return family not in FORGETFUL or series.prefill_chunk in (1, "recurrent")
+    return family not in WHOLE_ONLY or series.prefill_chunk in (1, "recurrent")
 
 
 def check_prefill(family: str, series: Series) -> None:
     """Raise ``InvalidSeries`` for chunks where calls of many tokens forget the context."""
     if series.prefill_chunk != "whole" and not keeps_state(family, series):
-        raise InvalidSeries(
-            "prefill_chunk",
-            f"{series.prefill_chunk}: transformers' {family} forgets its Mamba-1 state at every "
-            "call of more than one token; nearest valid: whole (or recurrent)",
-        )
+        raise forgets(family, str(series.prefill_chunk))
+
+
+def forgets(family: str, given: str) -> InvalidSeries:
+    """Why a prompt in parts cannot be fed to a family."""
+    return InvalidSeries(
+        "prefill_chunk",
+        f"{given}: transformers' {family} {WHOLE_ONLY[family]}; nearest valid: whole "
+        "(or recurrent)",
+    )
 
 
 def check_window(family: str, series: Series, config: ModelConfig | None) -> None:
@@ -97,6 +109,19 @@ def check_rope(series: Series, config: ModelConfig | None) -> None:
             raise InvalidSeries(f"rope.{word}", f"{rope.rope_type} has no such setting")
 
 
+def check_family(family: str) -> None:
+    """Raise ``InvalidSeries`` if this transformers has no causal language model of that name."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    if family not in KNOWN:
+        (near,) = get_close_matches(family, KNOWN, n=1, cutoff=0.0)
+        raise InvalidSeries(
+            "model",
+            f"transformers has no causal language model of model_type '{family}'; "
+            f"nearest valid: {near}",
+        )
+
+
 def configuration(folder: Path, series: Series) -> Any:
     """The ``PreTrainedConfig`` of a model folder with the series' window and RoPE laid over.
 
@@ -105,13 +130,10 @@ def configuration(folder: Path, series: Series) -> Any:
     import transformers
 
     read, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
-    family = read.get("model_type")
-    if family not in transformers.CONFIG_MAPPING:
-        raise InvalidSeries("model", f"transformers has no model_type '{family}'")
     read = dict(read)
     if series.window is not None:
         read["sliding_window"] = series.window
-    config_class = transformers.CONFIG_MAPPING[family]
+    config_class = transformers.CONFIG_MAPPING[read["model_type"]]
     config = config_class.from_dict(dict(read))
     if series.window is not None:
         _check_slides(config, config_class, series.window)

@@ -29,11 +29,13 @@ from ctxsweep.backends.base import (
 )
 from ctxsweep.backends.torch_memory import out_of_memory
 from ctxsweep.backends.transformers_config import (
+    check_family,
     check_prefill,
     check_rope,
     check_window,
     configuration,
     fields,
+    forgets,
     keeps_state,
 )
 from ctxsweep.models import accounting
@@ -132,6 +134,7 @@ class TransformersBackend:
             )
         torch.set_num_threads(limits.threads)
         with out_of_memory("loading"), _kernels_of(limits.device):
+            check_family(str(fields(series, checkpoints.model_config(series))["model_type"]))
             model = _model(checkpoints.model_folder(series, limits.seed), series)
             _check_positions(model, limits.max_context_tokens)
             return cls(series, limits, model.to(limits.device).eval().requires_grad_(False))
@@ -153,8 +156,8 @@ class TransformersBackend:
         import torch
 
         ids = torch.as_tensor(tokens)
-        if self._length and tokens.shape[1] > 1 and self._series.prefill_chunk == "whole":
-            check_prefill(self._family, self._series.model_copy(update={"prefill_chunk": 2}))
+        if self._length and tokens.shape[1] > 1 and not self.capabilities.chunked_prefill:
+            raise forgets(self._family, f"{tokens.shape[1]} tokens after {self._length}")
         pieces = ids.split(1, dim=1) if self._series.prefill_chunk == "recurrent" else (ids,)
         for piece in pieces:
             self._forward(piece)
@@ -168,11 +171,7 @@ class TransformersBackend:
         import torch
 
         start, end = self._length, self._length + tokens.shape[1]
-        if end > self._limits.max_context_tokens:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens after {start} are more than the "
-                f"{self._limits.max_context_tokens} that this was loaded for"
-            )
+        self._limits.check_room(end)
         settings: dict[str, Any] = {self._cache_name: self._cache, "use_cache": True}
         # Some families (Bamba, MiniMax) count from 0 in every call that does not name positions.
         if "position_ids" in self._takes:
@@ -268,8 +267,10 @@ def _model(folder: Path, series: Series) -> Any:
             output_loading_info=True,
             **series.options,
         )
-    except (ValueError, OSError) as error:  # not a causal model, no such attention, no weights
-        raise InvalidSeries("model", str(error)) from error
+    except (ValueError, OSError) as error:  # an attention that it does not have; no weights
+        asked = "attention implementation" in str(error)
+        key = "options.attn_implementation" if asked else "model"
+        raise InvalidSeries(key, str(error)) from error
     if loading["missing_keys"]:  # these it would draw at random
         missing = sorted(loading["missing_keys"])
         raise InvalidSeries(
