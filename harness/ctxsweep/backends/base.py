@@ -59,8 +59,8 @@ class Capabilities:
 
     ``whole_prompt``: the engine cuts prompts into chunks of ``series.prefill_chunk`` itself, so
     ``begin`` gives it the prompt before the first of the calls that prefill it.
-    ``remote``: another process does the work, perhaps on another machine. The time of calls counts;
-    CPU time, memory and ceilings of this process say nothing of it.
+    ``remote``: another process does the work, perhaps on another machine, and goes on between calls.
+    It counts what ``call_s`` says; CPU time, memory and ceilings of this process do not.
     """
 
     snapshot: bool = False
@@ -130,6 +130,9 @@ class Backend(Protocol):
     def cost(self, context_tokens: int) -> Cost | None:
         """Arithmetic and least bytes at a context, for the loaded batch; None if not known."""
 
+    def call_s(self) -> float:
+        """Seconds that the latest prefill or step took (only with ``capabilities.remote``)."""
+
     def logits(self) -> Logits:
         """Logits ``[B, V]`` after the last token fed (only with ``capabilities.logits``)."""
 
@@ -182,6 +185,10 @@ BACKENDS: dict[str, BackendEntry] = {
     "rwkv": BackendEntry(
         "ctxsweep.backends.rwkv_package:RwkvPackageBackend",
         "the rwkv package: RWKV-6 and RWKV-7, one sequence at a time",
+    ),
+    "server": BackendEntry(
+        "ctxsweep.backends.openai_server:OpenAIServer",
+        "a running server with an OpenAI API: vLLM, SGLang, llama.cpp",
     ),
 }
 

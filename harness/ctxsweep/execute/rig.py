@@ -189,13 +189,14 @@ class Rig:
         offset: int = 0,
     ) -> Sample:
         timing = self.clock.time(call, self.backend.synchronize)
+        remote = self.backend.capabilities.remote
         return Sample(
             phase=phase,
             position=self.position + offset,
             tokens=tokens,
-            wall_s=timing.wall_s,
-            cpu_s=None if self.backend.capabilities.remote else timing.cpu_s,
-            device_s=timing.device_s,
+            wall_s=self.backend.call_s() if remote else timing.wall_s,
+            cpu_s=None if remote else timing.cpu_s,
+            device_s=None if remote else timing.device_s,
             repeat=repeat,
         )
 
