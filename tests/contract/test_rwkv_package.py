@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .contract import Case, Contract
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 class TestRwkvPackage(Contract):

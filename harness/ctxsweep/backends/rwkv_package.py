@@ -112,6 +112,9 @@ class RwkvPackageBackend:
         model = _package(version).RWKV(
             model=str(path.with_suffix("")), strategy=_strategy(series, limits)
         )
+        for call in ([0, 0], [0]):  # prefill and decode: TorchScript compiles in two runs of each
+            for _ in range(2):
+                model.forward(call, None)
         return cls(series, limits, config, model)
 
     def prefill(self, tokens: Tokens) -> None:

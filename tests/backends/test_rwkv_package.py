@@ -1,0 +1,347 @@
+"""The rwkv package: RWKV-7 against the native model, RWKV-6 against a loop in float64."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctxsweep.backends import rwkv_package
+from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported
+from ctxsweep.backends.native import NativeBackend
+from ctxsweep.backends.rwkv_package import RwkvPackageBackend
+from ctxsweep.models import catalog
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.language_model import build
+from ctxsweep.models.weights import stored_tensors
+from ctxsweep.models.weights_rwkv import RWKV7, draw_rwkv6
+from ctxsweep.records import RopeScaling, Series
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+needs_package = pytest.mark.skipif(
+    RwkvPackageBackend.availability() is not None, reason="needs rwkv"
+)
+SMALL = {"vocab_size": 300, "hidden_size": 64, "num_layers": 3, "norm": "layernorm"}
+SIX = ModelConfig(
+    name="six", mixer="rwkv6", rwkv6={"head_dim": 16, "mix_rank": 8, "decay_rank": 12}, **SMALL
+)
+SEVEN = ModelConfig(
+    name="seven",
+    mixer="rwkv7",
+    rwkv7={"head_dim": 16, "decay_rank": 12, "rate_rank": 10, "value_rank": 6, "gate_rank": 20},
+    **SMALL,
+)
+TOKENS = np.random.default_rng(1).integers(0, 300, (1, 90))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTXSWEEP_CACHE", str(tmp_path / "cache"))
+
+
+def series(model: str | dict[str, Any], **settings: Any) -> Series:
+    return Series(name="rwkv", backend="rwkv", model=model, **settings)
+
+
+def limits(**changed: Any) -> Limits:
+    known = {"max_context_tokens": 400, "batch_size": 1, "device": "cpu", "threads": 1, "seed": 3}
+    return Limits(**(known | changed))
+
+
+def inline(config: ModelConfig) -> dict[str, Any]:
+    return config.model_dump(exclude_unset=True)
+
+
+def perturbed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight away from its initial value, so that none can be left out unseen."""
+    generator = torch.Generator().manual_seed(4)
+    return {
+        name: t + 0.1 * t.abs().mean().clamp(min=0.1) * torch.randn(t.shape, generator=generator)
+        for name, t in tensors.items()
+    }
+
+
+def saved(tensors: dict[str, Tensor], path: Path) -> str:
+    torch.save(tensors, path)
+    return str(path)
+
+
+def steps(backend: Backend, decoded: int = 8) -> list[np.ndarray]:
+    """Logits after the prompt and after each token generated from it."""
+    backend.prefill(TOKENS)
+    seen = [backend.logits()]
+    for _ in range(decoded):
+        backend.decode()
+        seen.append(backend.logits())
+    return seen
+
+
+@needs_package
+def test_rwkv7_and_the_native_model_agree() -> None:
+    """The same seed gives both the same weights; 1e-4 of logits that spread over 0.5."""
+    model = inline(SEVEN)
+    ours = steps(NativeBackend.load(series(model), limits()))
+    package = RwkvPackageBackend.load(series(model), limits())
+    theirs = steps(package)
+    assert theirs[0].std() > 0.3
+    assert max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)) <= 1e-4
+    native = NativeBackend.load(series(model), limits())
+    assert package.engine()["weights"] == native.engine()["weights"]
+    assert package.memory().weights_bytes == native.memory().weights_bytes
+
+
+@needs_package
+def test_a_checkpoint_of_rwkv7_runs_on_both(tmp_path: Path) -> None:
+    drawn = stored_tensors(build(SEVEN, 5, torch.float32, torch.device("cpu")), RWKV7)
+    path = saved(perturbed(drawn), tmp_path / "seven.pth")
+    loaded = [
+        adapter.load(series(path), limits()) for adapter in (NativeBackend, RwkvPackageBackend)
+    ]
+    ours, theirs = (steps(backend) for backend in loaded)
+    assert max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)) <= 1e-4
+    assert [backend.engine()["weights"] for backend in loaded] == [path, path]
+    other = steps(NativeBackend.load(series(inline(SEVEN)), limits()))
+    assert np.abs(other[0] - ours[0]).max() > 0.1
+
+
+def shifted(x: Tensor, before: Tensor, mix: Tensor) -> Tensor:
+    return x + (before - x) * mix.flatten()
+
+
+def time_mix(w: dict[str, Tensor], x: Tensor, before: Tensor, state: Tensor) -> Tensor:
+    """One token of arXiv 2404.05892, section 4.2; ``state [H, N, N]`` is advanced in place."""
+    heads, size = w["time_faaaa"].shape
+    low = torch.tanh(shifted(x, before, w["time_maa_x"]) @ w["time_maa_w1"]).view(5, -1)
+    moved = {
+        letter: shifted(x, before, w[f"time_maa_{letter}"].flatten() + low[i] @ w["time_maa_w2"][i])
+        for i, letter in enumerate("wkvrg")
+    }
+    r, k, v, g = (
+        w[f"{name}.weight"] @ moved[letter]
+        for name, letter in (("receptance", "r"), ("key", "k"), ("value", "v"), ("gate", "g"))
+    )
+    decay = (
+        w["time_decay"].flatten() + torch.tanh(moved["w"] @ w["time_decay_w1"]) @ w["time_decay_w2"]
+    )
+    out = torch.empty(heads, size, dtype=x.dtype)
+    for head, at in enumerate(range(0, heads * size, size)):
+        rows = slice(at, at + size)
+        outer = torch.outer(k[rows], v[rows])
+        out[head] = r[rows] @ (state[head] + w["time_faaaa"][head][:, None] * outer)
+        state[head] = torch.exp(-torch.exp(decay[rows]))[:, None] * state[head] + outer
+    normed = F.group_norm(out.view(1, -1), heads, w["ln_x.weight"], w["ln_x.bias"], 64e-5)[0]
+    return w["output.weight"] @ (normed * F.silu(g))
+
+
+def channel_mix(w: dict[str, Tensor], x: Tensor, before: Tensor) -> Tensor:
+    key = w["key.weight"] @ shifted(x, before, w["time_maa_k"])
+    gate = torch.sigmoid(w["receptance.weight"] @ shifted(x, before, w["time_maa_r"]))
+    return gate * (w["value.weight"] @ torch.relu(key).square())
+
+
+def rwkv6_loop(weights: dict[str, Tensor], config: ModelConfig, tokens: list[int]) -> Tensor:
+    """Logits after each token, ``[T, V]``, in float64, one token and one head at a time."""
+    w = {name: tensor.double() for name, tensor in weights.items()}
+    assert config.rwkv6 is not None
+    hidden, size = config.hidden_size, config.rwkv6.head_dim
+    shifts = torch.zeros(config.num_layers, 2, hidden).double()
+    states = torch.zeros(config.num_layers, hidden // size, size, size).double()
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (hidden,), w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in w.items() if name.startswith(prefix)}
+
+    rows = []
+    for token in tokens:
+        x = norm("blocks.0.ln0", w["emb.weight"][token])
+        for i in range(config.num_layers):
+            normed = norm(f"blocks.{i}.ln1", x)
+            x = x + time_mix(part(f"blocks.{i}.att."), normed, shifts[i, 0], states[i])
+            shifts[i, 0] = normed
+            normed = norm(f"blocks.{i}.ln2", x)
+            x = x + channel_mix(part(f"blocks.{i}.ffn."), normed, shifts[i, 1])
+            shifts[i, 1] = normed
+        rows.append(w["head.weight"] @ norm("ln_out", x))
+    return torch.stack(rows)
+
+
+@needs_package
+def test_rwkv6_is_what_the_paper_says(tmp_path: Path) -> None:
+    weights = perturbed(draw_rwkv6(SIX, seed=5))
+    backend = RwkvPackageBackend.load(series(saved(weights, tmp_path / "six.pth")), limits())
+    wanted = rwkv6_loop(weights, SIX, TOKENS[0].tolist()).numpy()
+    done = 0
+    for call in (1, 50, 1, 38):
+        backend.prefill(TOKENS[:, done : done + call])
+        done += call
+        assert np.abs(backend.logits()[0] - wanted[done - 1]).max() <= 1e-4
+    assert wanted.std() > 0.3
+
+
+def test_random_rwkv6_weights_are_the_seeds_and_all_matter() -> None:
+    first, again, other = (draw_rwkv6(SIX, seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    tokens = TOKENS[0, :12].tolist()
+    wanted = rwkv6_loop(first, SIX, tokens)[-1]
+    assert (rwkv6_loop(other, SIX, tokens)[-1] - wanted).abs().max() > 0.1
+    for name in ("time_maa_w1", "time_decay_w2", "time_faaaa", "gate.weight"):
+        without = first | {f"blocks.1.att.{name}": torch.zeros_like(first[f"blocks.1.att.{name}"])}
+        assert (rwkv6_loop(without, SIX, tokens)[-1] - wanted).abs().max() > 1e-3
+
+
+@needs_package
+@pytest.mark.parametrize("config", [SIX, SEVEN], ids=lambda config: config.name)
+def test_narrow_types_stay_near_and_live_in_one_process(config: ModelConfig) -> None:
+    """All types are loaded before the first runs: the package keeps its type in a global."""
+    loaded = {
+        dtype: RwkvPackageBackend.load(series(inline(config), dtype=dtype), limits())
+        for dtype in ("float32", "bfloat16", "float16")
+    }
+    held = {}
+    for dtype, backend in loaded.items():
+        backend.prefill(TOKENS)
+        held[dtype] = backend.memory()
+        assert held[dtype].cache_used_bytes == backend.cost(90).cache_bytes
+    exact = loaded["float32"].logits()
+    for dtype in ("bfloat16", "float16"):
+        eps = torch.finfo(getattr(torch, dtype)).eps
+        error = np.median(np.abs(loaded[dtype].logits() - exact)) / exact.std()
+        assert 0 < error <= 4 * eps
+        assert held[dtype].weights_bytes < 0.6 * held["float32"].weights_bytes
+        # The matrix states stay in float32.
+        assert held[dtype].cache_used_bytes > 0.8 * held["float32"].cache_used_bytes
+
+
+@needs_package
+def test_the_state_keeps_the_last_calls_activations_alive() -> None:
+    backend = RwkvPackageBackend.load(series("tiny-rwkv6"), limits())
+    used, row = backend.cost(1).cache_bytes, 256 * 4
+    for call in (64, 10, 1):
+        backend.prefill(np.zeros((1, call), np.int64))
+        held = backend.memory()
+        assert held.cache_used_bytes == used
+        assert held.cache_reserved_bytes == used + 2 * 2 * (call - 1) * row  # layers × blocks
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "said"),
+    [
+        ({"model": "tiny-gqa"}, "model", "tiny-rwkv6, tiny-rwkv7, or a .pth file"),
+        ({"model": "rwkv6.pth"}, "model", "not a model folder or .pth file"),
+        ({"window": 64}, "window", "no attention"),
+        ({"kv_dtype": "fp8_e4m3"}, "kv_dtype", "no keys and values"),
+        ({"rope": RopeScaling(rope_type="linear", factor=2)}, "rope", "no rotary positions"),
+        ({"options": {"jit": False}}, "options", "no options"),
+        ({"model": {"like": "tiny-rwkv7", "tied_embeddings": True}}, "model", "tied_embeddings"),
+        ({"model": {"like": "tiny-rwkv7", "norm": "rmsnorm"}}, "model", "norm: layernorm"),
+        (
+            {"model": {"like": "tiny-rwkv6", "rwkv6": {"mix_rank": 1}}},
+            "model.rwkv6.mix_rank",
+            "nearest: 2",
+        ),
+        (
+            {
+                "model": {
+                    "like": "tiny-rwkv7",
+                    "attention_every": 2,
+                    "attention": {"heads": 4, "kv_heads": 4, "head_dim": 64},
+                }
+            },
+            "model",
+            "not a pure RWKV",
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_package_cannot_run_is_refused(
+    settings: dict[str, Any], key: str, said: str
+) -> None:
+    with pytest.raises(InvalidSeries) as caught:
+        RwkvPackageBackend.check(series(**{"model": "tiny-rwkv7", **settings}))
+    assert caught.value.key == key
+    assert said in caught.value.message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@needs_package
+def test_a_device_that_is_not_there_is_unsupported() -> None:
+    with pytest.raises(Unsupported, match=r"no CUDA device.*--device cpu"):
+        RwkvPackageBackend.load(series("tiny-rwkv7"), limits(device="cuda"))
+
+
+def test_a_package_that_is_not_installed_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rwkv_package, "_package_file", lambda: None)
+    with pytest.raises(Unsupported, match=r"not installed\. pip install rwkv"):
+        RwkvPackageBackend.load(series("tiny-rwkv7"), limits())
+
+
+@pytest.mark.parametrize("config", [SIX, SEVEN], ids=lambda config: config.name)
+def test_a_checkpoint_tells_its_own_configuration(config: ModelConfig, tmp_path: Path) -> None:
+    tensors = (
+        draw_rwkv6(config, 0)
+        if config is SIX
+        else stored_tensors(build(config, 0, torch.bfloat16, torch.device("cpu")), RWKV7)
+    )
+    told = catalog.load_config(saved(tensors, tmp_path / f"{config.name}.pth"))
+    section = config.mixer
+    sizes = {"ffn_size": 224 if config is SIX else 256}
+    wanted = config.model_dump() | {section: config.model_dump()[section] | sizes}
+    assert told.model_dump() == wanted | {"source": f"RWKV checkpoint {config.name}.pth"}
+
+
+class Harm:
+    """A pickle that runs something when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("harm was done",)
+
+
+def test_a_file_that_is_no_checkpoint_says_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.pth"
+
+    def refused() -> str:
+        with pytest.raises(InvalidSeries) as caught:
+            RwkvPackageBackend.check(series(str(path)))
+        assert caught.value.key == "model" and str(path) in caught.value.message
+        return caught.value.message
+
+    path.write_text("nothing")
+    assert "not a checkpoint of torch" in refused()
+    for held, said in ((Harm(), "it holds a builtins.print"), ([1], "holds a list")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/data.pkl", pickle.dumps(held))
+        assert said in refused()
+    assert "harm" not in capsys.readouterr().out
+    six = draw_rwkv6(SIX, 0)
+    saved({name: t for name, t in six.items() if "maa" not in name}, path)
+    assert "neither RWKV-7 nor RWKV-6" in refused()
+    saved({name: t for name, t in six.items() if "faaaa" not in name}, path)
+    assert "'blocks.0.att.time_faaaa' is missing" in refused()
+    saved(six | {"emb.weight": torch.ones(3)}, path)
+    assert "make no model" in refused()
+
+
+def test_nothing_heavy_is_imported_to_plan_a_sweep(tmp_path: Path) -> None:
+    path = saved(draw_rwkv6(SIX, 0), tmp_path / "six.pth")
+    code = (
+        "import sys; from ctxsweep.backends.rwkv_package import RwkvPackageBackend as R;"
+        "from ctxsweep.records import Series; R.availability();"
+        f"ones = [Series(name='s', model=m) for m in ('tiny-rwkv7', {path!r})];"
+        "[(R.check(one), R.estimate(one, 1024, 1)) for one in ones];"
+        "print([name for name in ('torch', 'rwkv') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
