@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from ctxsweep.backends import rwkv_package
 from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported
 from ctxsweep.backends.native import NativeBackend
 from ctxsweep.backends.rwkv_package import RwkvPackageBackend
-from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.language_model import build
 from ctxsweep.models.weights import stored_tensors
@@ -284,54 +281,6 @@ def test_a_package_that_is_not_installed_is_unsupported(monkeypatch: pytest.Monk
     monkeypatch.setattr(rwkv_package, "_package_file", lambda: None)
     with pytest.raises(Unsupported, match=r"not installed\. pip install rwkv"):
         RwkvPackageBackend.load(series("tiny-rwkv7"), limits())
-
-
-@pytest.mark.parametrize("config", [SIX, SEVEN], ids=lambda config: config.name)
-def test_a_checkpoint_tells_its_own_configuration(config: ModelConfig, tmp_path: Path) -> None:
-    tensors = (
-        draw_rwkv6(config, 0)
-        if config is SIX
-        else stored_tensors(build(config, 0, torch.bfloat16, torch.device("cpu")), RWKV7)
-    )
-    told = catalog.load_config(saved(tensors, tmp_path / f"{config.name}.pth"))
-    section = config.mixer
-    sizes = {"ffn_size": 224 if config is SIX else 256}
-    wanted = config.model_dump() | {section: config.model_dump()[section] | sizes}
-    assert told.model_dump() == wanted | {"source": f"RWKV checkpoint {config.name}.pth"}
-
-
-class Harm:
-    """A pickle that runs something when it is read."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return print, ("harm was done",)
-
-
-def test_a_file_that_is_no_checkpoint_says_what_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "model.pth"
-
-    def refused() -> str:
-        with pytest.raises(InvalidSeries) as caught:
-            RwkvPackageBackend.check(series(str(path)))
-        assert caught.value.key == "model" and str(path) in caught.value.message
-        return caught.value.message
-
-    path.write_text("nothing")
-    assert "not a checkpoint of torch" in refused()
-    for held, said in ((Harm(), "it holds a builtins.print"), ([1], "holds a list")):
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("model/data.pkl", pickle.dumps(held))
-        assert said in refused()
-    assert "harm" not in capsys.readouterr().out
-    six = draw_rwkv6(SIX, 0)
-    saved({name: t for name, t in six.items() if "maa" not in name}, path)
-    assert "neither RWKV-7 nor RWKV-6" in refused()
-    saved({name: t for name, t in six.items() if "faaaa" not in name}, path)
-    assert "'blocks.0.att.time_faaaa' is missing" in refused()
-    saved(six | {"emb.weight": torch.ones(3)}, path)
-    assert "make no model" in refused()
 
 
 def test_nothing_heavy_is_imported_to_plan_a_sweep(tmp_path: Path) -> None:
