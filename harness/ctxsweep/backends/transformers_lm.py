@@ -9,12 +9,8 @@ with ``load``.
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ctxsweep.backends import checkpoints, transformers_cache
@@ -33,10 +29,15 @@ from ctxsweep.backends.transformers_config import (
     check_prefill,
     check_rope,
     check_window,
-    configuration,
     fields,
     forgets,
     keeps_state,
+)
+from ctxsweep.backends.transformers_model import (
+    KERNEL_PACKAGES,
+    check_positions,
+    kernels_of,
+    load_model,
 )
 from ctxsweep.models import accounting
 from ctxsweep.models.accounting import Storage
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 OLDEST = 5
 """Major version whose cache objects are read here."""
 OPTIONS = {"attn_implementation": ("sdpa", "eager")}
-KERNEL_PACKAGES = ("mamba_ssm", "causal_conv1d", "fla")
-"""Packages whose GPU kernels transformers takes where they can be imported."""
 
 
 class TransformersBackend:
@@ -133,10 +132,10 @@ class TransformersBackend:
                 "torch finds no CUDA device", "Use --device cpu, or a CUDA build of torch"
             )
         torch.set_num_threads(limits.threads)
-        with out_of_memory("loading"), _kernels_of(limits.device):
+        with out_of_memory("loading"), kernels_of(limits.device):
             check_family(str(fields(series, checkpoints.model_config(series))["model_type"]))
-            model = _model(checkpoints.model_folder(series, limits.seed), series)
-            _check_positions(model, limits.max_context_tokens)
+            model = load_model(checkpoints.model_folder(series, limits.seed), series)
+            check_positions(model, limits.max_context_tokens)
             return cls(series, limits, model.to(limits.device).eval().requires_grad_(False))
 
     def _probe(self) -> str:
@@ -249,70 +248,6 @@ class TransformersBackend:
     def close(self) -> None:
         del self._model
         self.reset()
-
-
-def _model(folder: Path, series: Series) -> Any:
-    """The model of a folder in the series' dtype, on the CPU. Raises ``InvalidSeries``."""
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    config = configuration(folder, series)
-    try:
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, series.dtype),
-            local_files_only=True,
-            output_loading_info=True,
-            **series.options,
-        )
-    except (ValueError, OSError) as error:  # an attention that it does not have; no weights
-        asked = "attention implementation" in str(error)
-        key = "options.attn_implementation" if asked else "model"
-        raise InvalidSeries(key, str(error)) from error
-    if loading["missing_keys"]:  # these it would draw at random
-        missing = sorted(loading["missing_keys"])
-        raise InvalidSeries(
-            "model", f"{folder} has no weights for {len(missing)} tensors, such as {missing[0]}"
-        )
-    return model
-
-
-def _check_positions(model: Any, max_context_tokens: int) -> None:
-    """Raise ``Unsupported`` where positions are learned, and fewer than the context is long."""
-    import torch
-
-    tokens = model.get_input_embeddings()
-    tables = (part for part in model.modules() if isinstance(part, torch.nn.Embedding))
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is None or all(table is tokens for table in tables):
-        return
-    if positions < max_context_tokens:
-        raise Unsupported(
-            f"the model has {positions} learned positions, fewer than {max_context_tokens}",
-            "Take a shorter context or a model with rotary positions",
-        )
-
-
-@contextmanager
-def _kernels_of(device: str) -> Iterator[None]:
-    """While transformers' models are imported for a CPU, GPU kernels cannot be found.
-
-    It takes those of an installed mamba-ssm for any device, and calls on a CPU then crash.
-    """
-    if device != "cpu":
-        yield
-        return
-    hidden = {name: sys.modules.pop(name, None) for name in KERNEL_PACKAGES}
-    sys.modules.update(dict.fromkeys(KERNEL_PACKAGES))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name, module in hidden.items():
-            del sys.modules[name]
-            if module is not None:
-                sys.modules[name] = module
 
 
 def _chunk(series: Series, context_tokens: int) -> int:
