@@ -26,6 +26,7 @@ Impl = Literal["auto", "torch", "c", "triton"]
 _HERE = Path(__file__).parent
 C_SOURCES = {
     "paged_decode_attention": _HERE / "paged_decode" / "decode.c",
+    "paged_prefill_attention": _HERE / "paged_prefill" / "prefill.c",
     "rope_append": _HERE / "rope_append" / "append.c",
 }
 TRITON_OPS = frozenset(

@@ -93,15 +93,19 @@ class Case:
 
 PREFILL_COUNTS = (1, 30, 300, 1000)
 DECODE_COUNTS = (1, 2, 5, 8)
+prefill_torch = partial(paged_prefill_attention, impl="torch")
+prefill_c = partial(paged_prefill_attention, impl="c")
 decode_torch = partial(paged_decode_attention, impl="torch")
 decode_c = partial(paged_decode_attention, impl="c")
 IMPLEMENTATIONS = [
-    pytest.param(paged_prefill_attention, id="prefill"),
+    pytest.param(prefill_torch, id="prefill-torch"),
+    pytest.param(prefill_c, id="prefill-c"),
     pytest.param(decode_torch, id="decode-torch"),
     pytest.param(decode_c, id="decode-c"),
 ]
 OPS = [
-    pytest.param(paged_prefill_attention, PREFILL_COUNTS, id="prefill"),
+    pytest.param(prefill_torch, PREFILL_COUNTS, id="prefill-torch"),
+    pytest.param(prefill_c, PREFILL_COUNTS, id="prefill-c"),
     pytest.param(decode_torch, DECODE_COUNTS, id="decode-torch"),
     pytest.param(decode_c, DECODE_COUNTS, id="decode-c"),
 ]

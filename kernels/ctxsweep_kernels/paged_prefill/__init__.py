@@ -12,6 +12,7 @@ from ctxsweep_kernels.paged_cache.checks import (
     check_table,
     checked_lengths,
 )
+from ctxsweep_kernels.paged_prefill.c import paged_prefill_c
 from ctxsweep_kernels.paged_prefill.cpu import paged_prefill_torch
 from ctxsweep_kernels.score_rule import make_rule
 from ctxsweep_kernels.sliding_window import unfit_for_triton
@@ -71,4 +72,6 @@ def paged_prefill_attention(
         if rows is not None:
             check_pages(q, cache, block_table, rows, rule)
         return paged_prefill_triton(q, cache, block_table, lengths, rule)
+    if name == "c":
+        return paged_prefill_c(q, cache, block_table, lengths, rule)
     return paged_prefill_torch(q, cache, block_table, rows, rule)
