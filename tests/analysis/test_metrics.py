@@ -95,6 +95,17 @@ def test_memory_is_read_at_the_context(make_record: Maker) -> None:
     assert values["cache_used_bytes"].low is None
 
 
+def test_memory_that_is_not_told_gives_no_metric(make_record: Maker) -> None:
+    def without(*names: str) -> set[str]:
+        record = make_record(context=4096)
+        memory = tuple(m.model_copy(update=dict.fromkeys(names)) for m in record.memory)
+        return set(measure(record)) - set(measure(record.model_copy(update={"memory": memory})))
+
+    assert without("cache_reserved_bytes") == {"cache_reserved_bytes"}
+    assert without("weights_bytes") == {"weights_bytes", "held_bytes"}
+    assert without("cache_used_bytes") == {"cache_used_bytes", "bytes_per_token", "held_bytes"}
+
+
 def test_utilisation_is_of_the_measured_ceiling(make_record: Maker) -> None:
     values = measure(make_record(context=1024, step_s=lambda n: 0.002))
     assert values["mfu_prefill"].value == pytest.approx(1e9 / 0.02 / 1e11)
@@ -128,7 +139,7 @@ def test_names_units_and_no_ttft() -> None:
         assert name.startswith("joules") == (metric.unit == "J")
 
 
-def decode(wall_s: float, cpu_s: float, device_s: float | None = None) -> Sample:
+def decode(wall_s: float, cpu_s: float | None, device_s: float | None = None) -> Sample:
     return Sample(
         phase="decode", position=0, tokens=1, wall_s=wall_s, cpu_s=cpu_s, device_s=device_s
     )
@@ -152,6 +163,13 @@ def test_a_cell_squeezed_throughout_is_contended() -> None:
 
 def test_device_time_says_nothing_of_the_processor() -> None:
     assert contended_flags([decode(1.0, 0.1, device_s=0.9)] * 5) is None
+
+
+def test_without_processor_time_contention_cannot_be_told(make_record: Maker) -> None:
+    assert contended_flags([decode(1.0, None)] * 5) is None
+    record = make_record()
+    remote = tuple(sample.model_copy(update={"cpu_s": None}) for sample in record.samples)
+    assert contended_share(record.model_copy(update={"samples": remote})) is None
 
 
 def test_flags_on_a_record(make_record: Maker) -> None:

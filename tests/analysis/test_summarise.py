@@ -188,6 +188,22 @@ def test_one_context_is_judged_by_its_memory_series(make_record: Maker) -> None:
     assert found["itl_s"].scaling == "undecided"
 
 
+def test_memory_that_is_not_told_has_no_verdict(make_line: LineMaker, make_record: Maker) -> None:
+    unknown = dict.fromkeys(("weights_bytes", "cache_used_bytes", "cache_reserved_bytes"))
+    served = [
+        r.model_copy(update={"memory": tuple(m.model_copy(update=unknown) for m in r.memory)})
+        for r in make_line("served", 16384, noise=0.01)
+    ]
+    served.append(make_record("served", 32768, status=Status.ERROR, detail="gone"))
+    summary = summary_of([*make_line("mha", 32768, noise=0.01), *served])
+    judged = {v.metric for v in summary.verdicts if v.series == "served"}
+    assert judged == {"itl_s", "prefill_s"}
+    assert list(summary.growth) == ["mha"]
+    assert [check.series for check in summary.cache] == ["mha"]
+    assert "held_bytes" not in {c.metric for c in summary.crossovers}
+    assert Summary.model_validate_json(summary.model_dump_json()) == summary
+
+
 def test_nothing_measured_is_still_a_summary() -> None:
     summary = summary_of([])
     assert summary.cells == () and summary.verdicts == ()

@@ -19,10 +19,15 @@ from ctxsweep.backends import openai_metrics, openai_server, openai_stream
 from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported
 from ctxsweep.backends.openai_http import ServerError, message_of
 from ctxsweep.backends.openai_server import OpenAIServer
+from ctxsweep.execute.rig import Prompts, Rig
+from ctxsweep.measure.clock import make_clock
+from ctxsweep.measure.memory import MemoryMeter
+from ctxsweep.measure.power import NoPowerMeter
 from ctxsweep.models import accounting
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.catalog import load_config
-from ctxsweep.records import RopeScaling, Series
+from ctxsweep.records import RopeScaling, Sample, Series
+from ctxsweep.scenario import Procedure
 
 TOKENS = 12
 Write = Callable[[str], None]
@@ -107,6 +112,14 @@ def script() -> Iterator[Script]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+class Unwatched:
+    def begin(self, cell: Any) -> None:
+        pass
+
+    def tick(self, position: int, last_decode_s: float | None) -> None:
+        pass
 
 
 def series(url: str, **options: Any) -> Series:
@@ -206,6 +219,26 @@ def test_steps_are_the_streams_however_late_they_are_asked_for(script: Script) -
         for _ in range(3):
             backend.decode()
             assert backend.call_s() == 1.0
+
+
+@pytest.mark.usefixtures("ticking")
+def test_samples_hold_the_streams_time_and_none_of_this_process(script: Script) -> None:
+    with loaded(script) as backend:
+        rig = Rig(
+            backend=backend,
+            series=series(script.url),
+            batch_size=1,
+            procedure=Procedure(max_cell_s=60.0),
+            clock=make_clock("cpu"),
+            memory=MemoryMeter(backend, "cpu", remote=True),
+            power=NoPowerMeter("none"),
+            prompts=Prompts(backend.vocab_size, 1, seed=0),
+            watcher=Unwatched(),
+        )
+        rig.climb(TOKENS, repeat=0)
+        taken: list[Sample] = []
+        rig.decode(taken, [], steps=3, repeat=0)
+    assert [(s.wall_s, s.cpu_s, s.device_s) for s in taken] == [(1.0, None, None)] * 3
 
 
 def test_what_llama_cpp_says_is_understood(script: Script) -> None:

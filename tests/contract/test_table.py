@@ -13,6 +13,7 @@ from ctxsweep.records import Series
 from .contract import Contract
 
 every_engine = pytest.mark.parametrize("name", BACKENDS)
+LOADED_HERE = [name for name, one in BACKENDS.items() if not one.adapter().capabilities.remote]
 
 
 @every_engine
@@ -39,7 +40,7 @@ def test_an_option_that_it_does_not_have_is_refused(name: str) -> None:
     assert caught.value.key.startswith("options")
 
 
-@every_engine
+@pytest.mark.parametrize("name", LOADED_HERE)
 def test_it_is_under_the_contract(name: str) -> None:
     found = [
         value

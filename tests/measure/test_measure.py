@@ -75,6 +75,33 @@ def test_growth_of_the_cache_and_passing_need_are_told_apart() -> None:
     assert third.process_peak_bytes < first.process_peak_bytes - 64 * MIB
 
 
+class Told:
+    """Tells what it is given."""
+
+    def __init__(self, held: HeldMemory) -> None:
+        self.held = held
+
+    def memory(self) -> HeldMemory:
+        return self.held
+
+
+def test_what_an_engine_does_not_tell_is_unknown_and_not_zero() -> None:
+    engine = Told(HeldMemory(None, None, None))
+    reading = MemoryMeter(engine, "cpu").reading("prefill", 512)
+    assert reading.cache_used_bytes is None and reading.weights_bytes is None
+    assert reading.process_bytes
+    meter = MemoryMeter(engine, "cpu")
+    engine.held = HeldMemory(None, 64 * MIB, None)
+    assert meter.reading("prefill", 512).cache_used_bytes == 64 * MIB
+
+
+def test_of_a_remote_engine_nothing_is_read_here() -> None:
+    meter = MemoryMeter(Told(HeldMemory(None, 7, None)), "cuda", remote=True)
+    meter.before()
+    known = meter.reading("decode", 513).model_dump(exclude_none=True)
+    assert known == {"phase": "decode", "position": 513, "cache_used_bytes": 7}
+
+
 def test_the_resident_set_agrees_with_psutil_and_its_peak_can_be_reset() -> None:
     resident = resident_bytes()
     assert resident == pytest.approx(psutil.Process().memory_info().rss, abs=4 * MIB)

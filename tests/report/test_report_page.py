@@ -158,6 +158,43 @@ def test_empty_run_still_has_a_page(summary: Summary, tmp_path: Path) -> None:
     assert all(len(row) == len(t.heads) for t in tables(summary) for row in t.rows)
 
 
+def test_memory_that_is_not_told_is_said_to_be_unknown(summary: Summary, tmp_path: Path) -> None:
+    name, metric = summary.series[0].name, "cache_used_bytes"
+    told = [cell for cell in summary.cells if cell.series != name]
+    quiet = [
+        cell.model_copy(
+            update={"metrics": {k: v for k, v in cell.metrics.items() if "_bytes" not in k}}
+        )
+        for cell in summary.cells
+        if cell.series == name
+    ]
+    served = summary.model_copy(
+        update={
+            "cells": (*quiet, *told),
+            "verdicts": tuple(
+                v for v in summary.verdicts if (v.series, v.metric) != (name, metric)
+            ),
+            "cache": tuple(check for check in summary.cache if check.series != name),
+            "growth": {key: held for key, held in summary.growth.items() if key != name},
+        }
+    )
+    page = build_report(served, tmp_path).read_text(encoding="utf-8")
+    assert page.count("<td>not known</td>") == 1
+    for width in (80, 160):
+        assert printed(served, None, width=width).count("not known") == 1
+
+
+def test_answer_speaks_for_all_only_where_all_are_known(summary: Summary) -> None:
+    names = [series.name for series in summary.series]
+    flat = [v.model_copy(update={"scaling": "O(n)"}) for v in summary.verdicts]
+    metric = "cache_used_bytes"
+    known = [v for v in flat if (v.series, v.metric) != (names[0], metric)]
+    subject = "the memory that the context takes is O(n) for"
+    assert f"{subject} all {len(names)};" in answer(summary.model_copy(update={"verdicts": flat}))
+    text = answer(summary.model_copy(update={"verdicts": known}))
+    assert f"{subject} all {len(names) - 1} that tell it;" in text
+
+
 def printed(summary: Summary, page: Path | None, **console: object) -> str:
     out = io.StringIO()
     print_summary(summary, page, Console(file=out, **console))
