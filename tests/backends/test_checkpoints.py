@@ -118,9 +118,20 @@ def test_an_architecture_of_transformers_is_drawn_by_it() -> None:
     assert checkpoints.model_folder(one, seed=4) != folder
 
 
-def test_a_model_type_that_nobody_knows() -> None:
-    with pytest.raises(InvalidSeries, match="no-such-model"):
-        checkpoints.model_folder(series({"model_type": "no-such-model"}), seed=0)
+@pytest.mark.parametrize(
+    ("changed", "key", "said"),
+    [
+        ({"model_type": "falcon_h2"}, "model.model_type", "falcon_h1"),
+        ({"hidden_size": "wide"}, "model", "falcon_h1"),
+        ({"num_attention_heads": 0}, "model", "falcon_h1"),
+        ({"model_type": "vit"}, "model", "vit"),
+    ],
+)
+def test_what_transformers_cannot_build(changed: dict[str, Any], key: str, said: str) -> None:
+    with pytest.raises(InvalidSeries) as caught:
+        checkpoints.model_folder(series({**FALCON, **changed}), seed=0)
+    assert caught.value.key == key and said in caught.value.message
+    assert len(caught.value.message) < 400
 
 
 def test_a_model_type_that_is_built_runs_natively_too() -> None:

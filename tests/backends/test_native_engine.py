@@ -73,10 +73,10 @@ def test_a_kernel_that_cannot_take_the_model_is_unsupported(
         backend.prefill(prompt(3))
 
 
-def test_a_context_beyond_the_reservation_is_a_memory_error_with_its_numbers() -> None:
+def test_a_context_beyond_the_reservation_is_refused_with_its_numbers() -> None:
     backend = NativeBackend.load(series(), limits(100))
     backend.prefill(prompt(100))
-    with pytest.raises(MemoryError, match=r"loaded for 100 tokens"):
+    with pytest.raises(ValueError, match=r"101 tokens of context .* loaded for 100"):
         backend.decode()
 
 

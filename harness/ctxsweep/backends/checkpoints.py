@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +157,28 @@ def _foreign_folder(raw: Mapping[str, Any], seed: int, dtype: DType) -> Path:
             raise Unsupported(
                 f"model_type '{raw['model_type']}' is drawn by transformers, which is not "
                 "installed",
-                "pip install transformers",
+                "make setup installs it",
             ) from error
         import torch
 
+        transformers.utils.logging.disable_progress_bar()
+        known = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+        if raw["model_type"] not in known:
+            near = get_close_matches(str(raw["model_type"]), known, n=1, cutoff=0.0)
+            raise InvalidSeries(
+                "model.model_type", f"'{raw['model_type']}' is not known; nearest valid: {near[0]}"
+            )
         try:
             config = transformers.AutoConfig.for_model(**raw)
-        except (ValueError, TypeError) as error:
-            raise InvalidSeries("model", f"{error}") from error
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = transformers.AutoModelForCausalLM.from_config(config)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = transformers.AutoModelForCausalLM.from_config(config)
+        except Exception as error:
+            # Its configurations check little: a wrong field fails wherever it is used first.
+            why = " ".join(str(error).split())[:200]
+            raise InvalidSeries(
+                "model", f"transformers cannot build this {raw['model_type']}: {why}"
+            ) from error
         model.to(getattr(torch, dtype)).save_pretrained(folder)
 
     return kept(identity, seed, write)
