@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def script() -> Iterator[Script]:
     with Script() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -364,6 +364,7 @@ def test_metrics_are_the_difference_over_the_prompt(script: Script) -> None:
 
     script.pages["/metrics"] = page(2.0, 4, 1.0, 100)
     with loaded(script) as backend:
+        assert backend.engine()["server_metrics"] == {}
         backend.prefill(prompt())
         script.pages["/metrics"] = page(2.5, 5, 1.25, 132)
         engine = backend.engine()

@@ -162,7 +162,7 @@ class OpenAIServer:
         one piece with another, and ``server_metrics``: what the server itself measured.
         """
         after = openai_metrics.parse(self._server.find("/metrics") or "")
-        said = openai_metrics.between(self._metrics_before, after)
+        said = openai_metrics.between(self._metrics_before, after) if self._streams else {}
         counted = said.pop("cached_tokens", None)
         if said.get("ttft_count") != len(self._streams):
             counted = None  # others' requests are among them
