@@ -340,6 +340,8 @@ def test_a_round_begins_anew(script: Script) -> None:
         backend.begin(prompt())
         with pytest.raises(ValueError, match="in one piece"):
             backend.prefill(prompt()[:, :4])
+        with pytest.raises(ValueError, match="24 tokens of context were asked for"):
+            backend.begin(np.tile(prompt(), 2))
         backend.reset()
         with pytest.raises(RuntimeError, match="prefill first"):
             backend.decode()

@@ -108,6 +108,7 @@ class OpenAIServer:
 
     def begin(self, prompt: Tokens) -> None:
         """Wait until the server has nothing to do, and connect."""
+        self._limits.check_room(prompt.shape[1])
         self.reset()
         self._metrics_before = self._when_idle()
         self._prompt_tokens = prompt.shape[1]
