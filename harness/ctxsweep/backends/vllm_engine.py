@@ -21,7 +21,6 @@ from ctxsweep.backends import vllm_settings as settings
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
-    InvalidSeries,
     Limits,
     Logits,
     Tokens,

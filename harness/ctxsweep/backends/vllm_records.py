@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,6 @@ def weight_bytes(folder: str, element_bytes: int) -> int:
     elements = 0
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="numpy") as tensors:
-            for name in tensors.keys():
-                shape = tensors.get_slice(name).get_shape()
-                elements += int(np.prod(shape, dtype=np.int64))
+            names = tensors.keys()
+            elements += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
     return elements * element_bytes

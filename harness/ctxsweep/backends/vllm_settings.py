@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "pipeline_parallel_size": 1,
     "load_format": "checkpoint",
 }
-"""Defaults. ``cuda_graphs`` None: where there is CUDA; ``attention_backend`` None: vLLM's choice."""
+"""Defaults; None is vLLM's choice: graphs where there is CUDA, the device's attention backend."""
 LOAD_FORMATS = {"checkpoint": "auto", "dummy": "dummy"}
 SPARE_TOKENS = 2  # the token sampled last, and one more: at max_model_len a request is ended
 # The fields of RopeScaling that each kind cannot do without, besides the factor.
@@ -70,20 +71,6 @@ def _check_model(series: Series, config: ModelConfig | None) -> None:
     attention = config.attention
     if attention is None or "attention" not in config.layer_mixers():
         return
-    experts = config.ffn is not None and config.ffn.experts
-    if attention.window and experts:
-        raise InvalidSeries(
-            "window" if series.window else "model.attention.window",
-            "vLLM's Mixtral has no window and would ignore it; leave it out",
-        )
-    if (
-        series.window
-        and catalog.is_folder(series.model)
-        and _raw(series)["model_type"] != "mistral"
-    ):
-        raise InvalidSeries(
-            "window", "vLLM takes a window for a folder of model_type mistral only; leave it out"
-        )
     hybrid = len(set(config.layer_mixers())) > 1
     if hybrid and attention.head_dim * attention.heads != config.hidden_size:
         raise InvalidSeries(
@@ -236,8 +223,9 @@ def _overrides(series: Series, limits: Limits, config: ModelConfig | None) -> di
         over["sliding_window"] = series.window
     if series.rope is not None:
         over["rope_parameters"] = _rope_parameters(series, series.rope, config)
-        written = 0 if rotary and not over else int(_raw(series).get("max_position_embeddings", 0))
-        over["max_position_embeddings"] = max(written, length)
+        if "max_position_embeddings" not in over:
+            written = int(_raw(series).get("max_position_embeddings", 0))
+            over["max_position_embeddings"] = max(length, written)
     return over
 
 
@@ -252,6 +240,8 @@ def _rope_parameters(
             f"stretched too; valid: {', '.join(ROPE_NEEDS)}",
         )
     given = rope.model_dump(exclude_none=True)
+    if rope.rope_type == "longrope":
+        given |= _longrope_scales(rope)
     missing = [name for name in ROPE_NEEDS[rope.rope_type] if name not in given]
     if missing:
         raise InvalidSeries(f"rope.{missing[0]}", f"vLLM needs it for {rope.rope_type}")
@@ -266,6 +256,14 @@ def _rope_parameters(
     if not written:
         raise InvalidSeries("rope", "the model's configuration names no rope_theta to stretch")
     return {**written, **given}
+
+
+def _longrope_scales(rope: RopeScaling) -> dict[str, float]:
+    """The attention factor under vLLM's names: it would take it from the positions instead."""
+    trained, factor = rope.original_max_position_embeddings or 0, rope.attention_factor
+    if factor is None and trained > 1:
+        factor = math.sqrt(1 + math.log(rope.factor) / math.log(trained))
+    return {} if factor is None else {"short_mscale": factor, "long_mscale": factor}
 
 
 def _raw(series: Series) -> Mapping[str, Any]:
