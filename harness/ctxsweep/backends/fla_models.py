@@ -1,8 +1,9 @@
 """flash-linear-attention's models: RetNet, GLA, RWKV-6 and RWKV-7 on Triton kernels.
 
-Its kernels are for GPUs alone, and no GPU was at hand when this was written: what is tested are
-the settings, the shapes and the accounting. Weights are drawn by the package, so logits compare
-with no other engine's; shapes and parameters are those of the series' model.
+Its kernels are for GPUs alone, and this has never run on one; its RetNet ran on a CPU in Triton's
+interpreter. Widths and layers are those of the series' model, but the package's blocks differ from
+the native ones in norms and rotation and draw their own weights: its logits compare with no other
+engine's.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class FlaModels:
     def prefill(self, tokens: Tokens) -> None:
         import torch
 
+        self._check_room(tokens.shape[1])
         ids = torch.as_tensor(tokens, device=self._device)
         one_by_one = self._series.prefill_chunk == "recurrent"
         for piece in ids.split(1, dim=1) if one_by_one else (ids,):
@@ -88,6 +90,7 @@ class FlaModels:
     def decode(self) -> None:
         if self._logits is None:
             raise RuntimeError("decode needs a context: prefill first")
+        self._check_room(1)
         self._forward(self._logits.argmax(dim=-1, keepdim=True))
 
     def logits(self) -> Logits:
@@ -148,16 +151,17 @@ class FlaModels:
         del self._model
         self._cache = self._logits = self._mark = None
 
+    def _check_room(self, tokens: int) -> None:
+        held, most = self._length, self._limits.max_context_tokens
+        if held + tokens > most:
+            raise ValueError(
+                f"{held} + {tokens} tokens exceed the context of {most} tokens that was loaded"
+            )
+
     def _forward(self, tokens: Any) -> None:
         """One pass over ``tokens`` ``[B, T]``."""
         import torch
 
-        most = self._limits.max_context_tokens
-        if self._length + tokens.shape[1] > most:
-            raise ValueError(
-                f"{self._length} + {tokens.shape[1]} tokens exceed the context of {most} tokens "
-                "that was loaded"
-            )
         with torch.inference_mode():
             out = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._length += tokens.shape[1]

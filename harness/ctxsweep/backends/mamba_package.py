@@ -1,8 +1,7 @@
 """The mamba-ssm package: its authors' Mamba-1 (arXiv 2312.00752) and Mamba-2 (arXiv 2405.21060).
 
-Its kernels are for GPUs alone, and no GPU was at hand when this was written: what is tested are
-the weights' names, the calls and the accounting, on a CPU with the package's own reference
-functions in place of its kernels.
+Its kernels are for GPUs alone, and this has never run on one. On a CPU, with Triton's interpreter
+and the package's own reference of its CUDA scan, logits are those of the native model.
 
 A prompt is prefilled whole: once a state exists the package takes single tokens only.
 """
@@ -98,6 +97,7 @@ class MambaPackage:
     def prefill(self, tokens: Tokens) -> None:
         import torch
 
+        self._check_room(tokens.shape[1])
         ids = torch.as_tensor(tokens, device=self._device)
         whole = self._series.prefill_chunk == "whole" and not self._params.seqlen_offset
         for piece in (ids,) if whole else ids.split(1, dim=1):
@@ -106,6 +106,7 @@ class MambaPackage:
     def decode(self) -> None:
         if self._logits is None:
             raise RuntimeError("decode needs a context: prefill first")
+        self._check_room(1)
         self._forward(self._logits.argmax(dim=-1, keepdim=True))
 
     def logits(self) -> Logits:
@@ -166,16 +167,17 @@ class MambaPackage:
         del self._model, self._params, self._states
         self._logits = self._mark = None
 
+    def _check_room(self, tokens: int) -> None:
+        held, most = self._params.seqlen_offset, self._limits.max_context_tokens
+        if held + tokens > most:
+            raise ValueError(
+                f"{held} + {tokens} tokens exceed the context of {most} tokens that was loaded"
+            )
+
     def _forward(self, tokens: Any) -> None:
         """One pass over ``tokens`` ``[B, T]``; T is 1 once there is a state."""
         import torch
 
-        held, most = self._params.seqlen_offset, self._limits.max_context_tokens
-        if held + tokens.shape[1] > most:
-            raise ValueError(
-                f"{held} + {tokens.shape[1]} tokens exceed the context of {most} tokens that was "
-                "loaded"
-            )
         with torch.inference_mode():
             out = self._model(tokens, inference_params=self._params, num_last_tokens=1)
         self._params.seqlen_offset += tokens.shape[1]
