@@ -16,8 +16,8 @@ import pytest
 
 from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported, resolve_backend
 from ctxsweep.backends.checkpoints import model_folder
-from ctxsweep.backends.llama_cpp_engine import LlamaCppEngine
-from ctxsweep.backends.llama_cpp_library import library, log
+from ctxsweep.backends.llama_cpp_engine.backend import LlamaCppEngine
+from ctxsweep.backends.llama_cpp_engine.library import library, log
 from ctxsweep.records import Series
 
 MISSING = LlamaCppEngine.availability()
@@ -166,7 +166,7 @@ def test_what_llama_cpp_is_told_is_what_it_has() -> None:
 
 REFUSED = """
 from ctxsweep.backends.base import Limits
-from ctxsweep.backends.llama_cpp_engine import LlamaCppEngine
+from ctxsweep.backends.llama_cpp_engine.backend import LlamaCppEngine
 from ctxsweep.execute.worker import limit_memory
 from ctxsweep.records import Series
 

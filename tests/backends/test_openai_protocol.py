@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxsweep.backends import openai_metrics, openai_server, openai_stream
 from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported
-from ctxsweep.backends.openai_http import ServerError, message_of
-from ctxsweep.backends.openai_server import OpenAIServer
+from ctxsweep.backends.openai_server import backend as openai_server
+from ctxsweep.backends.openai_server import metrics as openai_metrics
+from ctxsweep.backends.openai_server import stream as openai_stream
+from ctxsweep.backends.openai_server.backend import OpenAIServer
+from ctxsweep.backends.openai_server.connection import ServerError, message_of
 from ctxsweep.execute.rig import Prompts, Rig
 from ctxsweep.measure.clock import make_clock
 from ctxsweep.measure.memory import MemoryMeter

@@ -24,8 +24,8 @@ import pytest
 from ctxsweep.analysis.summarise import summarise
 from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import Limits
-from ctxsweep.backends.openai_http import ServerError
-from ctxsweep.backends.openai_server import OpenAIServer
+from ctxsweep.backends.openai_server.backend import OpenAIServer
+from ctxsweep.backends.openai_server.connection import ServerError
 from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.sweep import Silent, run_sweep
 from ctxsweep.records import Cell, Record, Series

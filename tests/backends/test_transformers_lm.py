@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ctxsweep.backends import checkpoints, transformers_cache
+from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported
 from ctxsweep.backends.native import NativeBackend
-from ctxsweep.backends.transformers_config import WHOLE_ONLY
-from ctxsweep.backends.transformers_lm import TransformersBackend
+from ctxsweep.backends.transformers_lm import cache as transformers_cache
+from ctxsweep.backends.transformers_lm.backend import TransformersBackend
+from ctxsweep.backends.transformers_lm.config import WHOLE_ONLY
 from ctxsweep.records import RopeScaling, Series
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -406,7 +407,7 @@ def selective_scan_fn(*args, **kwargs):
 SHADOWED = """
 import numpy as np
 from ctxsweep.backends.base import Limits
-from ctxsweep.backends.transformers_lm import TransformersBackend
+from ctxsweep.backends.transformers_lm.backend import TransformersBackend
 from ctxsweep.records import Series
 
 one = Series(name="x", backend="transformers", model="tiny-mamba1", prefill_chunk="whole")

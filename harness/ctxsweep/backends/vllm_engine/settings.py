@@ -10,12 +10,12 @@ from typing import Any
 
 from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported
-from ctxsweep.backends.vllm_memory import STATE_DTYPE
+from ctxsweep.backends.vllm_engine.memory import STATE_DTYPE
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import RopeScaling, Series
 
-WORKER = "ctxsweep.backends.vllm_worker.FittingWorker"
+WORKER = "ctxsweep.backends.vllm_engine.worker.FittingWorker"
 # vLLM on a CPU takes others without a word and computes something else.
 FP8 = ("fp8_e4m3", "fp8_e5m2")
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)

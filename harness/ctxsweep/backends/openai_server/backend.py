@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from ctxsweep.backends import openai_metrics
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
@@ -33,15 +32,16 @@ from ctxsweep.backends.base import (
     Tokens,
     Unsupported,
 )
-from ctxsweep.backends.openai_http import Server, ServerError
-from ctxsweep.backends.openai_options import (
+from ctxsweep.backends.openai_server import metrics as server_metrics
+from ctxsweep.backends.openai_server.connection import Server, ServerError
+from ctxsweep.backends.openai_server.options import (
     TIMEOUT_S,
     api_key,
     check_options,
     known_config,
     vocab_size,
 )
-from ctxsweep.backends.openai_stream import TokenStream
+from ctxsweep.backends.openai_server.stream import TokenStream
 from ctxsweep.models import accounting
 from ctxsweep.models.accounting import Storage
 from ctxsweep.records import Cost, Series
@@ -162,8 +162,8 @@ class OpenAIServer:
         """Of the latest prompt: ``ttft_s`` of every sequence, how many tokens came ``coalesced`` in
         one piece with another, and ``server_metrics``: what the server itself measured.
         """
-        after = openai_metrics.parse(self._server.find("/metrics") or "")
-        said = openai_metrics.between(self._metrics_before, after) if self._streams else {}
+        after = server_metrics.parse(self._server.find("/metrics") or "")
+        said = server_metrics.between(self._metrics_before, after) if self._streams else {}
         counted = said.pop("cached_tokens", None)
         if said.get("ttft_count") != len(self._streams):
             counted = None  # others' requests are among them
@@ -190,20 +190,20 @@ class OpenAIServer:
         self.reset()
 
     def _forget(self) -> None:
-        self._metrics_before: openai_metrics.Reading = {}
+        self._metrics_before: server_metrics.Reading = {}
         self._other_requests: int | None = None
         self._prompt_tokens = 0
         self._ttft_s: list[float] = []
         self._last = self._call_s = 0.0
 
-    def _when_idle(self) -> openai_metrics.Reading:
+    def _when_idle(self) -> server_metrics.Reading:
         """Its metrics once it has no requests, dropped ones among them; others' are waited for in
         vain and noted.
         """
         deadline = time.monotonic() + IDLE_S
         while True:
-            reading = openai_metrics.parse(self._server.find("/metrics") or "")
-            self._other_requests = openai_metrics.requests(reading)
+            reading = server_metrics.parse(self._server.find("/metrics") or "")
+            self._other_requests = server_metrics.requests(reading)
             if not self._other_requests or time.monotonic() > deadline:
                 return reading
             time.sleep(POLL_S)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
-from ctxsweep.backends import checkpoints, transformers_cache
+from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
@@ -24,7 +24,8 @@ from ctxsweep.backends.base import (
     Unsupported,
 )
 from ctxsweep.backends.torch_memory import out_of_memory
-from ctxsweep.backends.transformers_config import (
+from ctxsweep.backends.transformers_lm import cache as transformers_cache
+from ctxsweep.backends.transformers_lm.config import (
     check_family,
     check_prefill,
     check_rope,
@@ -33,7 +34,7 @@ from ctxsweep.backends.transformers_config import (
     forgets,
     keeps_state,
 )
-from ctxsweep.backends.transformers_model import (
+from ctxsweep.backends.transformers_lm.model import (
     KERNEL_PACKAGES,
     check_positions,
     kernels_of,

@@ -16,7 +16,7 @@ from http.client import HTTPException, HTTPResponse
 from queue import SimpleQueue
 from typing import Any
 
-from ctxsweep.backends.openai_http import (
+from ctxsweep.backends.openai_server.connection import (
     MOST_ERROR_BYTES,
     Server,
     ServerError,

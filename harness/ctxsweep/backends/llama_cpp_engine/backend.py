@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from ctxsweep.backends import checkpoints, gguf_checkpoint
-from ctxsweep.backends import llama_cpp_settings as settings
+from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
@@ -24,7 +23,9 @@ from ctxsweep.backends.base import (
     Tokens,
     Unsupported,
 )
-from ctxsweep.backends.llama_cpp_library import PIP, Batch, failure, library, log
+from ctxsweep.backends.llama_cpp_engine import checkpoint as gguf_checkpoint
+from ctxsweep.backends.llama_cpp_engine import settings
+from ctxsweep.backends.llama_cpp_engine.library import PIP, Batch, failure, library, log
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, Series
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxsweep.backends.base import InvalidSeries, Unsupported
-from ctxsweep.backends.transformers_config import configuration
+from ctxsweep.backends.transformers_lm.config import configuration
 from ctxsweep.records import Series
 
 KERNEL_PACKAGES = ("mamba_ssm", "causal_conv1d", "fla")

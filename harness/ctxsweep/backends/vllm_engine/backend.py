@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxsweep.backends import checkpoints
-from ctxsweep.backends import vllm_memory as blocks
-from ctxsweep.backends import vllm_settings as settings
 from ctxsweep.backends.base import (
     Capabilities,
     HeldMemory,
@@ -23,8 +21,10 @@ from ctxsweep.backends.base import (
     Tokens,
     Unsupported,
 )
-from ctxsweep.backends.vllm_process import INSTALL, shut_down, start
-from ctxsweep.backends.vllm_records import GAUGE, Latency, LogitsTap, weight_bytes
+from ctxsweep.backends.vllm_engine import memory as blocks
+from ctxsweep.backends.vllm_engine import settings
+from ctxsweep.backends.vllm_engine.process import INSTALL, shut_down, start
+from ctxsweep.backends.vllm_engine.records import GAUGE, Latency, LogitsTap, weight_bytes
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, Series
 
