@@ -244,7 +244,7 @@ class Contract:
         feed(engine, prompt(case.batch), call_tokens(mode))
         first = generate(engine)
         seen = []
-        for _ in range(2):
+        for _ in range(3):
             gc.collect()
             mapped, tensors = mapped_bytes(), tensor_bytes()
             with self.loaded(case, room=1 << 15, prefill_chunk=mode) as again:
@@ -252,13 +252,13 @@ class Contract:
                 assert_same(generate(again), first)
                 held = again.memory()
             gc.collect()
-            seen.append((mapped_bytes() - mapped, tensor_bytes() - tensors, held))
-        # What the first load leaves behind for good (libraries, tables of constants) is not held.
-        mapped_more, tensors_more, held = seen[-1]
+            seen.append((mapped_bytes() - mapped, tensor_bytes() - tensors))
+        # What one load leaves behind (libraries, what the allocator keeps) is not held: a leak is
+        # there every time.
         total = (held.weights_bytes or 0) + (held.cache_reserved_bytes or 0)
-        assert tensors_more <= 0.1 * total
+        assert min(more for _, more in seen) <= 0.1 * total
         if total > MEASURABLE_BYTES:
-            assert mapped_more <= 0.5 * total
+            assert min(more for more, _ in seen) <= 0.5 * total
 
 
 def prompt(batch: int, seed: int = 5) -> np.ndarray:
