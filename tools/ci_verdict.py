@@ -1,6 +1,8 @@
-"""Read pytest's JUnit file: fail on any skipped test but those that need hardware.
+"""Read pytest's JUnit file: fail on any skipped test but those that need hardware or a compiler.
 
-A skip is expected only if its reason starts with one of ``ALLOWED``.
+A skip is expected only if its reason starts with one of ``ALLOWED``: GPUs, packages whose kernels
+are for GPUs alone, and llama.cpp, which is compiled where there is a C++ compiler. vLLM,
+transformers and rwkv are not among them: without those engines CI has not tested them.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import sys
 import xml.etree.ElementTree as ElementTree
 
-ALLOWED = ("needs a CUDA device", "needs triton")
+ALLOWED = ("needs a CUDA device", "needs mamba_ssm", "needs fla", "needs llama")
 
 
 def main(path: str) -> int:
