@@ -127,6 +127,17 @@ def test_what_is_hidden_stays_hidden(side: int, dtype: torch.dtype, bad: float) 
             assert not out[0, 0, [0, 7]].isfinite().all(-1).any()
 
 
+def test_the_default_dtype_of_torch_does_not_matter() -> None:
+    where = filled(40, 1, 16, torch.float32)
+    q = queries(2, 9, 16, torch.float32)
+    out = paged_prefill_attention(q, *where, impl="c")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(paged_prefill_attention(q, *where, impl="c"), out)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_page_outside_the_pool_is_refused() -> None:
     cache, table, length = filled(64, 1, 16, torch.float32)
     table[0, 2] = cache.page_count

@@ -59,7 +59,7 @@ def paged_prefill_c(
     queries = q.to(torch.bfloat16 if narrow else torch.float32).contiguous()
     table, lengths = block_table.contiguous(), lengths.contiguous()
     slopes = None if rule.alibi_slopes is None else rule.alibi_slopes.contiguous()
-    out = torch.empty(q.shape)
+    out = torch.empty(q.shape, dtype=torch.float32)
     job = Job(
         queries.data_ptr(),
         out.data_ptr(),

@@ -54,13 +54,15 @@ INLINE vf power_of_2(int narrow, vf x)
 #endif
 }
 
-INLINE uint16_t bfloat16_bits(float x)
+/* A vector of floats as bfloat16, where there is any use for it. */
+INLINE void put_narrow(void *at, vf x)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(bits >> 16 | 0x40); /* a NaN stays one */
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+#if HAS_NARROW
+    __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
+    memcpy(at, &narrow, sizeof narrow);
+#else
+    (void)at, (void)x;
+#endif
 }
 
 INLINE float float_of_bits(uint32_t bits)

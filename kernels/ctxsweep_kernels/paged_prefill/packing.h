@@ -71,9 +71,8 @@ static void unpack(const struct job *job, int64_t token, int64_t padded, float *
     widen_row(job->type, from, job->head_dim, padded, out);
     for (int64_t d = 0; d < padded && factor != 1; d += LANES)
         put(out + d, get(out + d) * factor);
-    if (job->narrow)
-        for (int64_t d = 0; d < padded; d++)
-            ((uint16_t *)out)[d] = bfloat16_bits(out[d]);
+    for (int64_t d = 0; d < padded && job->narrow; d += LANES)
+        put_narrow((char *)out + 2 * d, get(out + d)); /* over floats that have been read */
 }
 
 static void pack_key(const struct part *part, int64_t at)
