@@ -16,7 +16,7 @@ LOGITS = np.random.default_rng(1).normal(size=64)
 WEIGHTS = "random, seed 0, drawn on cpu"
 
 
-def record(name: str, off: float = 0.0, weights: str = WEIGHTS, **settings: Any) -> Record:
+def record(name: str, off: float = 0.0, weights: str | None = WEIGHTS, **settings: Any) -> Record:
     """A series whose logits are ``off`` by that share of their spread."""
     noise = np.random.default_rng(2).normal(size=64)
     logits = LOGITS + off * noise / np.sqrt(np.mean(noise**2))
@@ -90,6 +90,35 @@ def test_logits_that_are_not_finite_never_agree() -> None:
     found = checks(record("first"), bad.model_copy(update={"probe": probe}))["other"]
     assert not found.agrees and found.largest_difference is None
     assert math.isfinite(found.allowed)
+
+
+def shown(of: Record, **probe: Any) -> Record:
+    assert of.probe is not None
+    return of.model_copy(update={"probe": of.probe.model_copy(update=probe)})
+
+
+def test_what_is_not_finite_is_no_reference() -> None:
+    bad = shown(record("first"), logits=(None,) * 64)
+    found = checks(bad, record("narrow", 0.004, dtype="bfloat16"), record("second"))
+    assert {check.reference for check in found.values()} == {"second"}
+    assert [name for name, check in found.items() if not check.agrees] == ["first"]
+
+
+def test_nothing_agrees_with_logits_that_are_all_the_same() -> None:
+    found = checks(shown(record("first"), logits=(0.0,) * 64, spread=0.0), record("other"))
+    assert found["first"].agrees and not found["other"].agrees
+    relative = found["other"].relative_difference
+    assert relative is not None and math.isfinite(relative)
+
+
+def test_the_rounding_of_a_narrow_cache_of_the_reference_is_allowed_for_too() -> None:
+    first = record("first", kv_dtype="fp8_e5m2")
+    other = record("other", 1.5 * ALLOWED["fp8_e5m2"], kv_dtype="fp8_e5m2")
+    assert checks(first, other)["other"].agrees
+
+
+def test_engines_that_do_not_tell_their_weights_are_not_compared() -> None:
+    assert checks(record("first", weights=None), record("other", 1.0, weights=None)) == {}
 
 
 def test_failed_records_and_engines_without_logits_are_left_out() -> None:

@@ -95,6 +95,25 @@ def test_what_an_engine_does_not_tell_is_unknown_and_not_zero() -> None:
     assert meter.reading("prefill", 512).cache_used_bytes == 64 * MIB
 
 
+def test_on_a_gpu_a_call_needs_what_it_does_not_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its allocator: of a pool reserved beforehand a call takes tokens and allocates nothing."""
+    allocated = {"memory_allocated": 1000 * MIB, "max_memory_allocated": 1000 * MIB}
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+    for name in allocated:
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda name=name: allocated[name])
+    engine = Told(HeldMemory(0, 0, 512 * MIB))
+    meter = MemoryMeter(engine, "cuda")
+    engine.held = HeldMemory(0, 64 * MIB, 512 * MIB)
+    allocated["max_memory_allocated"] += 48 * MIB
+    pooled = meter.reading("prefill", 512)
+    assert (pooled.activations_peak_bytes, pooled.device_peak_bytes) == (48 * MIB, 1048 * MIB)
+    meter.before()
+    engine.held = HeldMemory(0, 128 * MIB, 576 * MIB)
+    allocated["memory_allocated"] += 64 * MIB
+    allocated["max_memory_allocated"] = allocated["memory_allocated"] + 48 * MIB
+    assert meter.reading("prefill", 1024).activations_peak_bytes == 48 * MIB
+
+
 def test_of_a_remote_engine_nothing_is_read_here() -> None:
     meter = MemoryMeter(Told(HeldMemory(None, 7, None)), "cuda", remote=True)
     meter.before()

@@ -28,19 +28,20 @@ _EXACT_FIRST = ("float32", "float16", "bfloat16", "int8", "fp8_e4m3", "fp8_e5m2"
 def numerics_checks(records: Iterable[Record]) -> tuple[NumericsCheck, ...]:
     """One check for every series whose model another series runs too, with the same weights.
 
-    The reference of a model is the series in the widest dtype, of those the first measured.
-    Where the reference is not in float32, its own rounding is allowed for too.
+    The reference of a model is the series in the widest dtype with finite logits, of those the
+    first measured. Where the reference is not all in float32, its own rounding is allowed for too.
+    An engine that does not tell its weights is not compared.
     """
     groups: dict[str, dict[str, tuple[Series, Probe]]] = defaultdict(dict)
     for record in records:
-        if record.probe is not None:
+        if record.probe is not None and record.engine.get("weights") is not None:
             series = record.cell.series
             groups[_same(record, record.probe)].setdefault(series.name, (series, record.probe))
     checks = []
     for group in groups.values():
         if len(group) < 2:
             continue
-        reference = min(group, key=lambda name: _exactness(group[name][0]))
+        reference = min(group, key=lambda name: _rank(*group[name]))
         checks += [_check(group, name, reference) for name in group]
     return tuple(checks)
 
@@ -49,19 +50,17 @@ def _same(record: Record, probe: Probe) -> str:
     """What two series must share to be comparable: model, weights, positions and prompt."""
     series = record.cell.series
     rope = None if series.rope is None else series.rope.model_dump()
-    weights = record.engine.get("weights")
-    return json.dumps(
-        [series.model, series.window, rope, weights, probe.tokens, probe.vocabulary],
-        sort_keys=True,
-    )
+    weights, prompt = record.engine["weights"], (probe.tokens, probe.vocabulary)
+    return json.dumps([series.model, series.window, rope, weights, prompt], sort_keys=True)
 
 
 def _kinds(series: Series) -> tuple[str, str]:
     return series.dtype, series.dtype if series.kv_dtype == "auto" else series.kv_dtype
 
 
-def _exactness(series: Series) -> tuple[int, ...]:
-    return tuple(_EXACT_FIRST.index(kind) for kind in _kinds(series))
+def _rank(series: Series, probe: Probe) -> tuple[bool, *tuple[int, ...]]:
+    """The least is the reference."""
+    return None in probe.logits, *(_EXACT_FIRST.index(kind) for kind in _kinds(series))
 
 
 def _allowed(series: Series) -> float:
@@ -76,9 +75,11 @@ def _check(group: dict[str, tuple[Series, Probe]], name: str, reference: str) ->
     (series, probe), (against, wanted) = group[name], group[reference]
     difference = _logits(probe) - _logits(wanted)
     allowed = _allowed(series)
-    if name != reference and against.dtype != "float32":
+    if name != reference and set(_kinds(against)) != {"float32"}:
         allowed += _allowed(against)
-    rms = float(np.sqrt(np.mean(difference**2))) / wanted.spread if wanted.spread else 0.0
+    # Logits that are all the same have no spread: then any difference is too large.
+    spread = wanted.spread or float(np.finfo(np.float32).tiny)
+    rms = float(np.sqrt(np.mean(difference**2))) / spread
     finite = bool(np.isfinite(difference).all())
     return NumericsCheck(
         series=name,

@@ -60,7 +60,7 @@ class Capabilities:
     ``whole_prompt``: the engine cuts prompts into chunks of ``series.prefill_chunk`` itself, so
     ``begin`` gives it the prompt before the first of the calls that prefill it.
     ``remote``: another process does the work, maybe on another machine, and goes on between calls.
-    It counts what ``call_s`` says; CPU time, memory and ceilings of this process do not.
+    It counts what ``call_s`` says; CPU time, memory, power and ceilings of this process do not.
     """
 
     snapshot: bool = False

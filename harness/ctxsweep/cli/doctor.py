@@ -95,7 +95,7 @@ def _advice(environment: Environment) -> Iterator[str]:
         yield "A virtual machine: its neighbours can slow it; look at the sentinel's drift."
     if environment.device == "cpu" and compiler() is None:
         yield (
-            "No C compiler: native models decode in torch, which is slower over a long cache; "
+            "No C compiler: native attention runs in torch, which is slower over a long cache; "
             "install gcc or clang, or set CC."
         )
     if environment.device == "cpu":

@@ -25,7 +25,7 @@ from ctxsweep.execute.rig import Prompts, Rig
 from ctxsweep.measure.clock import make_clock
 from ctxsweep.measure.environment import read_environment
 from ctxsweep.measure.memory import MemoryMeter, resident_bytes
-from ctxsweep.measure.power import make_power_meter
+from ctxsweep.measure.power import NoPowerMeter, make_power_meter
 from ctxsweep.records import Ceilings, Cell, Probe, Status
 
 TICK_S = 1.0
@@ -106,9 +106,7 @@ def run(job: Job, channel: Channel) -> None:
     """Load, measure, send; every failure ends in one ``Failed`` message."""
     try:
         _measure(job, channel)
-    except Unsupported as error:
-        channel.send(Failed(status=Status.UNSUPPORTED, detail=str(error), key=None))
-    except InvalidSeries as error:
+    except (Unsupported, InvalidSeries) as error:
         channel.send(Failed(status=Status.UNSUPPORTED, detail=str(error), key=None))
     except Exception as error:  # an engine may raise anything: all of it is data
         traceback.print_exc()
@@ -126,19 +124,21 @@ def _measure(job: Job, channel: Channel) -> None:
         raise missing
     ceilings = _prepare(job)
     backend = _load(job, adapter, channel)
-    if backend.capabilities.remote:
+    remote = backend.capabilities.remote
+    if remote:
         ceilings = None  # of this process, which does none of the work
     probe = _probe(job, backend)
     environment = read_environment(job.device, job.threads)
     channel.send(Loaded(environment=environment, ceilings=ceilings))
-    power = make_power_meter(job.device)
+    elsewhere = NoPowerMeter("another process does the work")
+    power = elsewhere if remote else make_power_meter(job.device)
     rig = Rig(
         backend=backend,
         series=series,
         batch_size=job.cells[0].batch_size,
         procedure=job.procedure,
         clock=make_clock(job.device),
-        memory=MemoryMeter(backend, job.device, backend.capabilities.remote),
+        memory=MemoryMeter(backend, job.device, remote),
         power=power,
         prompts=Prompts(backend.vocab_size, job.cells[0].batch_size, job.cells[0].seed),
         watcher=channel,

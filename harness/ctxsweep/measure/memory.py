@@ -81,7 +81,6 @@ class MemoryMeter:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
-            self._allocated = torch.cuda.memory_allocated()
 
     def reading(self, phase: Literal["prefill", "decode"], position: int) -> MemoryReading:
         """What is held after the call and what its peak was."""
@@ -90,10 +89,11 @@ class MemoryMeter:
         grown = max(0, (held.cache_used_bytes or 0) - (self._cache or 0))
         peak = peak_bytes() if self._peak_known else None
         self._process_peak = max(self._process_peak, peak or 0)
-        device_peak = self._read_device()
         activations = None
-        if device_peak is not None:
-            activations = max(0, device_peak - self._allocated - grown)
+        if self._cuda:
+            # What a call leaves allocated is no passing need, and a pool grows no allocation.
+            device_peak, kept = _device_bytes()
+            activations = device_peak - kept
             self._device_peak = max(self._device_peak, device_peak)
         elif peak is not None and self._resident is not None:
             activations = max(0, peak - self._resident - grown)
@@ -109,12 +109,12 @@ class MemoryMeter:
             device_peak_bytes=self._device_peak or None,
         )
 
-    def _read_device(self) -> int | None:
-        if not self._cuda:
-            return None
-        import torch
 
-        return int(torch.cuda.max_memory_allocated())
+def _device_bytes() -> tuple[int, int]:
+    """Most that the GPU's allocator gave out since its peak was reset, and what it has out now."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.memory_allocated())
 
 
 def thin(readings: list[MemoryReading], most: int) -> tuple[MemoryReading, ...]:

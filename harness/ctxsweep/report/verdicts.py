@@ -133,7 +133,7 @@ def _check_texts(check: CacheCheck | None) -> tuple[str, str, str, bool | None]:
 
 def numerics_cell(check: NumericsCheck) -> NumericsCell:
     """``same as native: logits differ by at most 1.2e-06`` in two parts."""
-    if check.series == check.reference:
+    if check.series == check.reference and check.agrees:
         return NumericsCell("reference", "the others are compared with it", True)
     word = "as" if check.agrees else "not as"
     if check.relative_difference is None or check.largest_difference is None:
@@ -204,15 +204,16 @@ def answer(summary: Summary) -> str:
 
 
 def _disagreeing(summary: Summary) -> str:
-    """A sentence more where engines do not compute the same: their figures compare two models."""
-    names = [check.series for check in summary.numerics if not check.agrees]
-    if not names:
-        return ""
-    reference = next(check.reference for check in summary.numerics if not check.agrees)
-    verb = "does" if len(names) == 1 else "do"
-    return (
-        f" {_joined(names)} {verb} not compute what {reference} does, although model and weights "
-        "are the same."
+    """A sentence more for every reference that engines do not agree with: the figures of the two
+    are not of one model."""
+    others: dict[str, list[str]] = defaultdict(list)
+    for check in summary.numerics:
+        if not check.agrees and check.series != check.reference:
+            others[check.reference].append(check.series)
+    return "".join(
+        f" {_joined(names)} {'does' if len(names) == 1 else 'do'} not compute what {reference} "
+        "does, although model and weights are the same."
+        for reference, names in others.items()
     )
 
 
