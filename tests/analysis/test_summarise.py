@@ -212,3 +212,19 @@ def test_nothing_measured_is_still_a_summary() -> None:
 def test_summary_survives_json(run: list[Record]) -> None:
     summary = summary_of(run)
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
+
+
+def test_series_come_in_the_order_of_the_scenario(run: list[Record]) -> None:
+    order = ["mamba", "hybrid", "mha", "window"]
+    found = summarise(
+        scenario="synthetic",
+        question="",
+        run_id="r1",
+        started_at="",
+        records=run,
+        order=order,
+    )
+    assert [series.name for series in found.series] == order
+    assert sorted(v.evidence for v in found.verdicts) == sorted(
+        v.evidence for v in summary_of(run).verdicts
+    )

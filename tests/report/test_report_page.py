@@ -14,7 +14,9 @@ from ctxsweep.analysis.summary import CellSummary, NumericsCheck, Summary, Verdi
 from ctxsweep.records import Series, Status
 from ctxsweep.report.page import build_report, chart_specs, render_page
 from ctxsweep.report.sections import tables
+from ctxsweep.report.side_by_side import same_model_rows
 from ctxsweep.report.terminal import print_summary
+from ctxsweep.report.units import TOKENS
 from ctxsweep.report.verdicts import answer, verdict_rows
 
 
@@ -256,3 +258,35 @@ def test_engines_that_disagree_are_said_to(summary: Summary) -> None:
     for width in (80, 160):
         text = re.sub(r"\s+", " ", printed(compared, None, width=width))
         assert "Numerics" in text and f"not as {first}" in text
+
+
+def test_series_of_one_model_stand_side_by_side_at_the_longest_shared_context(
+    summary: Summary,
+) -> None:
+    assert same_model_rows(summary) == []
+    cells = {(c.series, c.context_tokens): c for c in summary.cells}
+    names = ("gqa", "moe", "mamba2")  # moe has no figures beyond 32K
+    checks = tuple(
+        NumericsCheck(
+            series=name,
+            reference="gqa",
+            largest_difference=0,
+            relative_difference=0,
+            allowed=1,
+            agrees=True,
+        )
+        for name in names
+    )
+    rows = same_model_rows(summary.model_copy(update={"numerics": checks}))
+    assert [row[1] for row in rows] == ["gqa"] * 3
+    longest = max(n for name, n in cells if name == "gqa" and cells[name, n].metrics)
+    assert {row[2] for row in rows} == {TOKENS.text(longest)}
+    timed = {n: cells[n, longest].metrics for n in names if cells[n, longest].metrics}
+    fastest = min(timed, key=lambda name: timed[name]["prefill_s"].value)
+    assert (rows[0][0], rows[0][4]) == (fastest, "1.00×")
+    slowest = max(timed, key=lambda name: timed[name]["prefill_s"].value)
+    ratio = timed[slowest]["prefill_s"].value / timed[fastest]["prefill_s"].value
+    assert next(row for row in rows if row[0] == slowest)[4] == f"{ratio:.2f}×"
+    assert rows[-1][0] == "moe" and rows[-1][3:] == ("–",) * 5
+    page = render_page(summary.model_copy(update={"numerics": checks}), {})
+    assert page.index("side by side") < page.index('id="charts"')

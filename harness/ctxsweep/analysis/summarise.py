@@ -44,13 +44,15 @@ def summarise(
     records: Iterable[Record],
     elapsed_s: float = 0.0,
     environment: Environment | None = None,
+    order: Sequence[str] = (),
 ) -> Summary:
     """Derive everything that the report says from a run's records.
 
+    ``order`` names the series as the scenario does; without it they come as they were measured.
     A cell that was measured again counts by its last record. Failures stay as cells without
     metrics; they end the curves, and the verdicts say where and why.
     """
-    latest = {record.cell.key: record for record in records}
+    latest = {record.cell.key: record for record in _ordered(records, order)}
     cells = [r for r in latest.values() if r.cell.role == "measure"]
     sentinels = [r for r in latest.values() if r.cell.role == "sentinel"]
     values = {key: measure(record) for key, record in latest.items()}
@@ -86,6 +88,11 @@ def summarise(
         started_at=started_at,
         elapsed_s=elapsed_s,
     )
+
+
+def _ordered(records: Iterable[Record], order: Sequence[str]) -> list[Record]:
+    place = {name: i for i, name in enumerate(order)}
+    return sorted(records, key=lambda record: place.get(record.cell.series.name, len(place)))
 
 
 def _lines(cells: Sequence[Record]) -> dict[Line, list[Record]]:

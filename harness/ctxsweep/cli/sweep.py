@@ -134,6 +134,7 @@ def derive(folder: RunFolder) -> Summary:
         records=records,
         elapsed_s=_elapsed_s(manifest, records),
         environment=manifest.environment,
+        order=[str(series["name"]) for series in manifest.scenario.get("series", ())],
     )
 
 

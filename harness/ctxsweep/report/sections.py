@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ctxsweep.analysis.summary import CellSummary, Crossover, Summary
 from ctxsweep.records import Environment
 from ctxsweep.report.rows import STATUS_TEXT, failed_cells, interval_text, series_names
+from ctxsweep.report.side_by_side import HEADS, same_model_rows
 from ctxsweep.report.units import (
     BYTES,
     BYTES_PER_S,
@@ -38,7 +39,10 @@ STOPS = {
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, sentences, and rows of text under ``heads``; ``folded`` starts closed."""
+    """A heading, sentences, and rows of text under ``heads``.
+
+    ``folded`` starts closed; ``first`` stands above the charts.
+    """
 
     name: str
     title: str
@@ -46,11 +50,13 @@ class Table:
     rows: Sequence[tuple[str, ...]] = ()
     notes: tuple[str, ...] = ()
     folded: bool = False
+    first: bool = False
 
 
 def tables(summary: Summary) -> list[Table]:
     """All tables that have something to say, in the order of the page."""
     found = (
+        _same_model(summary),
         *_crossovers(summary),
         _failures(summary),
         _drift(summary),
@@ -69,6 +75,16 @@ def metric_title(summary: Summary, metric: str) -> str:
     titles = {info.name: info.description for info in summary.metrics}
     titles |= {column.metric: column.title for column in COLUMNS}
     return titles.get(metric, metric)
+
+
+def _same_model(summary: Summary) -> Table:
+    rows = same_model_rows(summary)
+    note = (
+        "Series that run one model with one set of weights, at the longest context that two or "
+        "more of them reached; fastest prefill first."
+    )
+    title = "The same model, side by side"
+    return Table("same-model", title, HEADS, rows, (note,) if rows else (), first=True)
 
 
 def _crossovers(summary: Summary) -> tuple[Table, Table]:
