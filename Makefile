@@ -11,6 +11,7 @@ READY_TO_RUN := $(CORE) $(ENGINES)
 READY_TO_TEST := .venv/.test $(ENGINES)
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # two stages of the set-up at once would install over each other
 .PHONY: help setup sweep report kernels test test-gpu bench lint schema clean
 
 help: ## show this list

