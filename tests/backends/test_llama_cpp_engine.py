@@ -274,7 +274,7 @@ def test_a_series_that_can_never_run_is_refused(
 
 
 def test_without_the_package_the_remedy_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctxsweep.backends.llama_cpp_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("ctxsweep.backends.llama_cpp_engine.backend.find_spec", lambda name: None)
     missing = LlamaCppEngine.availability()
     assert missing is not None
     assert "pip install llama-cpp-python" in missing.remedy
