@@ -67,6 +67,7 @@ class Contract:
     backend: ClassVar[str]
     cases: ClassVar[tuple[Case, ...]]
     page_size: ClassVar[int] = 16
+    device: ClassVar[str] = "cpu"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -88,7 +89,7 @@ class Contract:
         missing = adapter.availability()
         if missing is not None:
             pytest.skip(f"needs {cls.backend}: {missing}")
-        limits = Limits(room, batch or case.batch, "cpu", threads=1, seed=0)
+        limits = Limits(room, batch or case.batch, cls.device, threads=1, seed=0)
         backend = adapter.load(cls.series(case, **settings), limits)
         try:
             yield backend

@@ -7,9 +7,11 @@ from .contract import Case, Contract
 
 class TestMambaPackage(Contract):
     backend = "mamba_ssm"
+    device = "cuda"
     cases = (Case("tiny-mamba1"), Case("tiny-mamba2"))
 
 
 class TestFlaModels(Contract):
     backend = "fla"
+    device = "cuda"
     cases = (Case("tiny-retnet"), Case("tiny-rwkv7"))
