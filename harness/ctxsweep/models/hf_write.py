@@ -45,6 +45,8 @@ def _family(config: ModelConfig) -> str:
     if kind != "attention":
         if config.ffn is not None:
             raise NoFamily(f"model '{config.name}': their {kind} has no feed-forward blocks")
+        if config.norm != "rmsnorm":
+            raise NoFamily(f"model '{config.name}': their {kind} has RMS norms")
         return kind
     return "gpt2" if config.norm == "layernorm" else "llama"
 
@@ -63,8 +65,11 @@ def _llama(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
             f"model '{config.name}' has {attention.position} positions and a {ffn.kind} block; "
             "with RMS norms theirs have rope and swiglu"
         )
-    if attention.bias and (attention.window or ffn.experts):
-        raise NoFamily(f"model '{config.name}': only their Llama has biases in attention")
+    if (attention.bias or ffn.bias) and (attention.window or ffn.experts):
+        raise NoFamily(
+            f"model '{config.name}': of theirs with RMS norms only Llama has biases, without a "
+            "window and experts"
+        )
     family, architecture = "llama", "LlamaForCausalLM"
     fields = {
         "hidden_size": config.hidden_size,
