@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import InvalidSeries, Limits
 from ctxsweep.backends.native import NativeBackend
 from ctxsweep.models import catalog
-from ctxsweep.models.hf_config import config_from_folder
+from ctxsweep.models.hf_config import config_from, config_from_folder
+from ctxsweep.models.hf_write import hf_config
 from ctxsweep.records import Series
 
 TOKENS = torch.randint(4096, (1, 48), generator=torch.Generator().manual_seed(3))
@@ -72,6 +74,46 @@ def test_a_model_without_a_family_says_why(model: str) -> None:
     with pytest.raises(InvalidSeries) as caught:
         checkpoints.check_model(series(model))
     assert caught.value.key == "model" and model in caught.value.message
+
+
+BIASED: dict[str, Any] = {"ffn": {"bias": True}}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"like": "tiny-swa", **BIASED},
+        {"like": "tiny-mamba1", "norm": "layernorm"},
+        {"like": "tiny-mamba2", "norm": "layernorm"},
+    ],
+    ids=str,
+)
+def test_what_their_architectures_do_not_have_is_not_left_out(model: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSeries, match="RMS norms"):
+        checkpoints.check_model(series(model))
+
+
+def test_what_only_native_models_do_not_build_is_left_to_the_engines(tmp_path: Path) -> None:
+    """A Llama 3.1 is a Llama; its stretched RoPE is not built here, and is in transformers."""
+    folder = checkpoints.model_folder(series("tiny-gqa"), seed=0)
+    fields = json.loads((folder / "config.json").read_text())
+    fields["rope_parameters"] |= {"rope_type": "llama3", "factor": 8.0}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    for model in (str(tmp_path), fields):
+        assert checkpoints.check_model(series(model)) is None
+        with pytest.raises(InvalidSeries, match="'llama3' is not built"):
+            checkpoints.model_config(series(model))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("position_embedding_type", "None"), ("num_local_experts", "8")]
+)
+def test_what_a_granite_hybrid_leaves_out_is_as_in_transformers(key: str, said: str) -> None:
+    """transformers leaves its own defaults out of the files that it writes."""
+    fields = hf_config(catalog.load_config("tiny-hybrid"), "float32")
+    del fields[key]
+    with pytest.raises(ValueError, match=f"{key} = {said} is not built"):
+        config_from(fields, "hybrid")
 
 
 def test_a_checkpoint_is_written_once_and_found_again(cache: Path) -> None:

@@ -110,6 +110,14 @@ def test_states_of_mamba_ssm_are_of_the_weights_type_and_one_input_wider() -> No
             )
 
 
+def test_a_folder_of_another_family_is_not_run_as_flas(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InvalidSeries, match="'llama' is not driven"):
+        resolve_backend("fla").check(series("fla", str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"model_type": "gla"}')
+    resolve_backend("fla").check(series("fla", str(tmp_path)))
+
+
 def test_fla_is_given_the_shapes_of_the_catalogue() -> None:
     described = own_config(series("fla", "tiny-retnet"))
     config = catalog.load_config("tiny-retnet")

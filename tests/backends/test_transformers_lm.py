@@ -64,12 +64,21 @@ ZAMBA2 = {
     "mamba_ngroups": 1,
     "num_mem_blocks": 1,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 # model_type -> what makes it small; each kind of cache that theirs have
 FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 16, "num_hidden_layers": 6, "sliding_window": WINDOW},
     "gpt_oss": {"head_dim": 16, "sliding_window": WINDOW, "num_local_experts": 4},
     "deepseek_v3": LATENT,
     "bloom": {"n_layer": 2, "n_head": 4},
+    "llama": {"rope_parameters": LLAMA3},
     "falcon_h1": {**MAMBA2, "mamba_d_ssm": 128},
     "bamba": {**MAMBA2, "mamba_n_groups": 1, "attn_layer_indices": [1]},
     "zamba2": ZAMBA2,

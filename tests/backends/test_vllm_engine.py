@@ -375,6 +375,11 @@ YARN = RopeScaling(rope_type="yarn", factor=2, original_max_position_embeddings=
             "rope.original_max_position_embeddings",
             "yarn",
         ),
+        (
+            series(rope=RopeScaling(rope_type="linear", factor=2, beta_fast=8)),
+            "rope.beta_fast",
+            "no such setting",
+        ),
     ],
 )
 def test_what_can_never_run_is_refused_with_its_key(one: Series, key: str, words: str) -> None:
@@ -402,6 +407,20 @@ def test_a_window_gives_blocks_back_when_the_next_call_begins() -> None:
     assert [group.blocks(n, 1) for n in (0, 1, 32, 33, 71, 72, 73)] == [0, 1, 1, 2, 3, 2, 2]
     assert group.blocks(150, 48) == 5 - (150 - 48 - 39) // 32
     assert vllm_memory.BlockGroup(None).blocks(10_000, 1) == 1
+
+
+def test_nothing_of_another_stretching_is_kept(tmp_path: Path) -> None:
+    written = {"rope_theta": 5e5, "rope_type": "yarn", "factor": 8.0, "attention_factor": 2.0}
+    text = json.dumps({"model_type": "llama", "rope_parameters": written})
+    (tmp_path / "config.json").write_text(text)
+    one = series(str(tmp_path), rope=RopeScaling(rope_type="linear", factor=2))
+    config = settings.check_series(one)
+    arguments = settings.engine_arguments(one, limits(), config, tmp_path)
+    assert arguments["hf_overrides"]["rope_parameters"] == {
+        "rope_theta": 5e5,
+        "rope_type": "linear",
+        "factor": 2.0,
+    }
 
 
 def test_settings_that_only_cuda_has_reach_its_engine(tmp_path: Path) -> None:

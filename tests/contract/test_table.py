@@ -33,6 +33,14 @@ def test_a_model_that_nobody_knows_is_refused_with_the_nearest(name: str) -> Non
 
 
 @every_engine
+def test_a_folder_that_does_not_say_what_it_is_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_size": 64}')
+    with pytest.raises(InvalidSeries, match="model_type = None") as caught:
+        BACKENDS[name].adapter().check(Series(name="x", backend=name, model=str(tmp_path)))
+    assert caught.value.key == "model"
+
+
+@every_engine
 def test_an_option_that_it_does_not_have_is_refused(name: str) -> None:
     series = Series(name="x", backend=name, model="tiny-gqa", options={"no_such_option": 1})
     with pytest.raises(InvalidSeries) as caught:

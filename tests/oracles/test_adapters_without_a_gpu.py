@@ -139,5 +139,5 @@ def test_the_state_is_flat_and_as_the_formula_says(loaded: Backend) -> None:
 @every_case
 def test_more_than_the_limit_is_refused(loaded: Backend) -> None:
     loaded.prefill(prompt())
-    with pytest.raises(ValueError, match=f"{PROMPT} \\+ .* exceed the context of {ROOM}"):
+    with pytest.raises(ValueError, match=f"{PROMPT + ROOM} tokens .* loaded for {ROOM}"):
         loaded.prefill(prompt(ROOM))

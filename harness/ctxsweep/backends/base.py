@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -32,6 +33,30 @@ class InvalidSeries(ValueError):
         super().__init__(f"{key}: {message}")
         self.key = key
         self.message = message
+
+
+def check_options(series: Series, valid: Mapping[str, tuple[object, ...]]) -> None:
+    """Raise ``InvalidSeries`` for an option, or a value of one, that an engine does not have."""
+    for name, value in series.options.items():
+        if name not in valid:
+            known = " and ".join(valid) or "no options"
+            raise InvalidSeries(
+                "options", f"'{name}' is unknown; backend {series.backend} has {known}"
+            )
+        if value not in valid[name]:
+            raise InvalidSeries(
+                f"options.{name}",
+                f"'{value}' is unknown; use one of {', '.join(map(str, valid[name]))}",
+            )
+
+
+def chunk_tokens(series: Series, context_tokens: int) -> int:
+    """Tokens of a call in a prefill of ``context_tokens``."""
+    if series.prefill_chunk == "recurrent":
+        return 1
+    if series.prefill_chunk == "whole":
+        return context_tokens
+    return min(series.prefill_chunk, context_tokens)
 
 
 @dataclass(frozen=True)

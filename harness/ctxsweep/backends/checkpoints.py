@@ -18,8 +18,9 @@ from typing import Any
 
 from ctxsweep.backends.base import InvalidSeries, Unsupported
 from ctxsweep.models import catalog
+from ctxsweep.models import hf_config as transformers_config
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.hf_config import FAMILIES, config_from, config_from_folder
+from ctxsweep.models.hf_config import FAMILIES, BadModelFolder
 from ctxsweep.models.hf_write import NoFamily, hf_config
 from ctxsweep.models.inline import BadInlineModel
 from ctxsweep.records import DType, Series
@@ -28,9 +29,23 @@ FORMAT = 1
 """Raised when the same configuration and seed would give other files."""
 
 
-def is_foreign(model: str | Mapping[str, Any]) -> bool:
-    """Whether a model is written out in the words of a ``config.json`` of transformers."""
-    return isinstance(model, Mapping) and "model_type" in model
+class NotBuilt(InvalidSeries):
+    """A family that native models know, with a setting that they do not have."""
+
+
+def model_type(model: str | Mapping[str, Any]) -> str | None:
+    """What a folder, or a model in the words of a ``config.json``, says it is; None for others.
+
+    Raises ``InvalidSeries`` for a folder that says nothing.
+    """
+    if catalog.is_folder(model):
+        try:
+            return transformers_config.model_type(Path(str(model)))
+        except BadModelFolder as error:
+            raise InvalidSeries("model", str(error)) from error
+    if isinstance(model, Mapping) and "model_type" in model:
+        return str(model["model_type"])
+    return None
 
 
 def model_config(series: Series) -> ModelConfig | None:
@@ -38,20 +53,16 @@ def model_config(series: Series) -> ModelConfig | None:
 
     Raises ``InvalidSeries``.
     """
-    model = series.model
+    family = model_type(series.model)
+    if family is not None and family not in FAMILIES:
+        return None
     try:
-        if isinstance(model, Mapping) and is_foreign(model):
-            if model["model_type"] not in FAMILIES:
-                return None
-            config = config_from(model, str(model["model_type"]))
-        elif catalog.is_folder(model) and _folder_type(Path(str(model))) not in FAMILIES:
-            return None
-        else:
-            config = catalog.load_config(model)
+        config = catalog.load_config(series.model)
     except BadInlineModel as error:
         raise InvalidSeries(f"model.{error.key}".rstrip("."), error.message) from error
     except ValueError as error:
-        raise InvalidSeries("model", str(error)) from error
+        refusal = InvalidSeries if family is None else NotBuilt
+        raise refusal("model", str(error)) from error
     if series.window is None:
         return config
     if config.attention is None:
@@ -64,15 +75,42 @@ def model_config(series: Series) -> ModelConfig | None:
     return config.model_copy(update={"attention": attention})
 
 
+def known_config(series: Series) -> ModelConfig | None:
+    """``model_config`` for engines that read a ``config.json`` themselves.
+
+    None also for what native models do not build of a family that they know: it is theirs to judge.
+    """
+    try:
+        return model_config(series)
+    except NotBuilt:
+        return None
+
+
 def check_model(series: Series) -> ModelConfig | None:
-    """``model_config``, and that the model has a form that other engines read."""
-    config = model_config(series)
-    if config is not None and not catalog.is_folder(series.model):
+    """``known_config``, and that the model has a form that other engines read."""
+    config = known_config(series)
+    if config is not None:
+        check_form(series, config)
+    return config
+
+
+def check_form(series: Series, config: ModelConfig) -> None:
+    """Raise ``InvalidSeries`` for a model that no architecture of transformers is."""
+    if not catalog.is_folder(series.model):
         try:
             hf_config(config, series.dtype)
         except NoFamily as error:
             raise InvalidSeries("model", str(error)) from error
-    return config
+
+
+def check_kv_dtype(series: Series, config: ModelConfig) -> None:
+    """Raise ``InvalidSeries`` for a type of keys and values that a model does not have."""
+    if config.attention is None and series.kv_dtype != "auto":
+        raise InvalidSeries(
+            "kv_dtype",
+            f"model '{config.name}' has no attention and so no keys and values; leave "
+            f"kv_dtype = {series.kv_dtype} out",
+        )
 
 
 def model_folder(series: Series, seed: int) -> Path:
@@ -123,14 +161,6 @@ def cache_folder() -> Path:
     own = os.environ.get("CTXSWEEP_CACHE")
     users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(users) / "ctxsweep" / "checkpoints"
-
-
-def _folder_type(folder: Path) -> object:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        config_from_folder(folder)  # says what is wrong with it
-        raise
 
 
 def _write(

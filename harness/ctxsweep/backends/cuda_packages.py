@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from ctxsweep.backends import torch_device
 from ctxsweep.backends.base import Limits, Unsupported
 
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -25,12 +26,9 @@ def missing(package: str, module: str, pip: str, why: str, nearest: str) -> Unsu
 
 def check_device(package: str, limits: Limits, nearest: str) -> None:
     """Raise ``Unsupported`` unless the run is on a GPU that torch finds."""
-    import torch
-
     if not limits.device.startswith("cuda"):
         raise Unsupported(
             f"{package} runs on CUDA only, not on {limits.device}",
             f"Use --device cuda, or {nearest}",
         )
-    if not torch.cuda.is_available():
-        raise Unsupported("torch finds no CUDA device", "Install a CUDA build of torch")
+    torch_device.check_device(limits.device)

@@ -21,7 +21,9 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    check_options,
 )
+from ctxsweep.backends.torch_device import synchronize
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, Series
@@ -55,8 +57,7 @@ class FlaModels:
 
     @classmethod
     def check(cls, series: Series) -> None:
-        for name in series.options:
-            raise InvalidSeries("options", f"'{name}' is unknown; fla has none")
+        check_options(series, {})
         own_config(series)
         for key in ("window", "rope"):
             if getattr(series, key) is not None:
@@ -81,7 +82,7 @@ class FlaModels:
     def prefill(self, tokens: Tokens) -> None:
         import torch
 
-        self._check_room(tokens.shape[1])
+        self._limits.check_room(self._length + tokens.shape[1])
         ids = torch.as_tensor(tokens, device=self._device)
         one_by_one = self._series.prefill_chunk == "recurrent"
         for piece in ids.split(1, dim=1) if one_by_one else (ids,):
@@ -90,7 +91,7 @@ class FlaModels:
     def decode(self) -> None:
         if self._logits is None:
             raise RuntimeError("decode needs a context: prefill first")
-        self._check_room(1)
+        self._limits.check_room(self._length + 1)
         self._forward(self._logits.argmax(dim=-1, keepdim=True))
 
     def logits(self) -> Logits:
@@ -115,10 +116,7 @@ class FlaModels:
         return None
 
     def synchronize(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self._device)
+        synchronize(self._limits.device)
 
     def engine(self) -> dict[str, Any]:
         from importlib.metadata import version
@@ -151,13 +149,6 @@ class FlaModels:
         del self._model
         self._cache = self._logits = self._mark = None
 
-    def _check_room(self, tokens: int) -> None:
-        held, most = self._length, self._limits.max_context_tokens
-        if held + tokens > most:
-            raise ValueError(
-                f"{held} + {tokens} tokens exceed the context of {most} tokens that was loaded"
-            )
-
     def _forward(self, tokens: Any) -> None:
         """One pass over ``tokens`` ``[B, T]``."""
         import torch
@@ -181,16 +172,13 @@ def own_config(series: Series) -> dict[str, Any] | None:
 
     Raises ``InvalidSeries`` for a model that is none of the package's.
     """
-    model = series.model
-    if isinstance(model, Mapping) and "model_type" in model:
-        family = model["model_type"]
+    model, family = series.model, checkpoints.model_type(series.model)
+    if family is not None:
         if family not in FAMILIES:
             raise InvalidSeries(
                 "model.model_type", f"'{family}' is not driven; one of {', '.join(FAMILIES)}"
             )
-        return dict(model)
-    if catalog.is_folder(model):
-        return None
+        return dict(model) if isinstance(model, Mapping) else None
     config = checkpoints.model_config(series)
     if config is not None and set(config.layer_mixers()) == {"retention"}:
         return _retnet(config)
@@ -243,7 +231,7 @@ def _rwkv7(config: ModelConfig) -> dict[str, Any]:
 
 
 def _model(series: Series, limits: Limits) -> Any:
-    """The package's model, its weights drawn on the device with the series' seed or read."""
+    """The package's model, its weights drawn with the run's seed or read."""
     import fla.models  # noqa: F401 - registers its models with transformers
     import torch
     import transformers

@@ -19,7 +19,10 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    check_options,
+    chunk_tokens,
 )
+from ctxsweep.backends.torch_device import synchronize
 from ctxsweep.models import accounting
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import ModelConfig
@@ -61,11 +64,8 @@ class MambaPackage:
 
     @classmethod
     def check(cls, series: Series) -> None:
-        for name in series.options:
-            raise InvalidSeries("options", f"'{name}' is unknown; mamba_ssm has none")
-        _config(series)
-        if series.kv_dtype != "auto":
-            raise InvalidSeries("kv_dtype", "Mamba keeps no keys and values; leave it out")
+        check_options(series, {})
+        checkpoints.check_kv_dtype(series, _config(series))
         if series.rope is not None:
             raise InvalidSeries("rope", "Mamba has no rotary positions; leave it out")
         if isinstance(series.prefill_chunk, int):
@@ -78,7 +78,7 @@ class MambaPackage:
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
         config = _config(series)
-        chunk = 1 if series.prefill_chunk == "recurrent" else context_tokens
+        chunk = chunk_tokens(series, context_tokens)
         storage = Storage(series.dtype)
         cost = accounting.cost(config, storage, context_tokens, batch_size, chunk)
         held = batch_size * config.num_layers * _state_values(config) * storage.element_bytes
@@ -97,7 +97,7 @@ class MambaPackage:
     def prefill(self, tokens: Tokens) -> None:
         import torch
 
-        self._check_room(tokens.shape[1])
+        self._limits.check_room(self._params.seqlen_offset + tokens.shape[1])
         ids = torch.as_tensor(tokens, device=self._device)
         whole = self._series.prefill_chunk == "whole" and not self._params.seqlen_offset
         for piece in (ids,) if whole else ids.split(1, dim=1):
@@ -106,7 +106,7 @@ class MambaPackage:
     def decode(self) -> None:
         if self._logits is None:
             raise RuntimeError("decode needs a context: prefill first")
-        self._check_room(1)
+        self._limits.check_room(self._params.seqlen_offset + 1)
         self._forward(self._logits.argmax(dim=-1, keepdim=True))
 
     def logits(self) -> Logits:
@@ -129,10 +129,7 @@ class MambaPackage:
         return self.estimate(self._series, context_tokens, self._limits.batch_size)
 
     def synchronize(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self._device)
+        synchronize(self._limits.device)
 
     def engine(self) -> dict[str, Any]:
         from importlib.metadata import version
@@ -167,13 +164,6 @@ class MambaPackage:
         del self._model, self._params, self._states
         self._logits = self._mark = None
 
-    def _check_room(self, tokens: int) -> None:
-        held, most = self._params.seqlen_offset, self._limits.max_context_tokens
-        if held + tokens > most:
-            raise ValueError(
-                f"{held} + {tokens} tokens exceed the context of {most} tokens that was loaded"
-            )
-
     def _forward(self, tokens: Any) -> None:
         """One pass over ``tokens`` ``[B, T]``; T is 1 once there is a state."""
         import torch
@@ -194,12 +184,13 @@ class Mark(NamedTuple):
 
 def _config(series: Series) -> ModelConfig:
     """The series' model, if it is a plain stack of the package's mixers."""
-    config = checkpoints.check_model(series)
+    config = checkpoints.model_config(series)
     if config is None or set(config.layer_mixers()) - {"mamba1", "mamba2"} or config.ffn:
         name = series.model if config is None else config.name
         raise InvalidSeries(
             "model", f"'{name}' is no plain stack of Mamba layers; nearest: tiny-mamba2"
         )
+    checkpoints.check_form(series, config)
     if config.norm_eps != NORM_EPS:
         raise InvalidSeries(
             "model", f"mamba-ssm's norm_eps is {NORM_EPS:g}, not {config.norm_eps:g}"

@@ -17,8 +17,10 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    check_options,
+    chunk_tokens,
 )
-from ctxsweep.backends.torch_memory import out_of_memory
+from ctxsweep.backends.torch_device import check_device, out_of_memory, synchronize
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import ModelConfig
@@ -38,7 +40,6 @@ TORCH_DTYPES = {
     "int8": "int8",
 }
 OPTIONS = {"impl": ("auto", "torch", "triton"), "weights": ("drawn", "checkpoint")}
-_OPTION_NAMES = " and ".join(OPTIONS)
 
 
 class NativeBackend:
@@ -72,7 +73,7 @@ class NativeBackend:
             StateSpec(
                 batch_size=limits.batch_size,
                 max_tokens=limits.max_context_tokens,
-                max_call_tokens=_chunk(series, limits.max_context_tokens),
+                max_call_tokens=chunk_tokens(series, limits.max_context_tokens),
                 page_size=series.page_size,
                 kv_dtype=kv_dtype,
                 dtype=dtype,
@@ -98,20 +99,13 @@ class NativeBackend:
             raise InvalidSeries(
                 "prefill_chunk", f"{chunk} must be at least 1, 'whole' or 'recurrent'"
             )
-        for name, value in series.options.items():
-            if name not in OPTIONS:
-                raise InvalidSeries("options", f"'{name}' is unknown; native has {_OPTION_NAMES}")
-            if value not in OPTIONS[name]:
-                raise InvalidSeries(
-                    f"options.{name}",
-                    f"'{value}' is unknown; use one of {', '.join(OPTIONS[name])}",
-                )
+        check_options(series, OPTIONS)
         if series.options.get("weights") == "checkpoint":
             checkpoints.check_model(series)
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
-        chunk = _chunk(series, context_tokens)
+        chunk = chunk_tokens(series, context_tokens)
         return accounting.cost(_config(series), _storage(series), context_tokens, batch_size, chunk)
 
     @classmethod
@@ -183,15 +177,12 @@ class NativeBackend:
         )
 
     def cost(self, context_tokens: int) -> Cost:
-        chunk = _chunk(self._series, context_tokens)
+        chunk = chunk_tokens(self._series, context_tokens)
         storage, batch = _storage(self._series), self._limits.batch_size
         return accounting.cost(self._config, storage, context_tokens, batch, chunk)
 
     def synchronize(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self._device)
+        synchronize(self._limits.device)
 
     def engine(self) -> dict[str, Any]:
         import torch
@@ -233,12 +224,7 @@ def _config(series: Series) -> ModelConfig:
             f"native does not build RWKV-6, which model '{config.name}' is; backend rwkv runs it "
             "(native has RWKV-7: tiny-rwkv7)",
         )
-    if config.attention is None and series.kv_dtype != "auto":
-        raise InvalidSeries(
-            "kv_dtype",
-            f"model '{config.name}' has no attention, so kv_dtype = {series.kv_dtype} means "
-            "nothing; leave it out",
-        )
+    checkpoints.check_kv_dtype(series, config)
     return config
 
 
@@ -251,8 +237,6 @@ def _weights_name(series: Series, limits: Limits) -> str:
 
 
 def _check_limits(config: ModelConfig, limits: Limits) -> None:
-    import torch
-
     learned = config.attention is not None and config.attention.position == "learned"
     if learned and limits.max_context_tokens > config.max_positions:
         raise Unsupported(
@@ -260,10 +244,7 @@ def _check_limits(config: ModelConfig, limits: Limits) -> None:
             f"{limits.max_context_tokens}",
             "Take a shorter context or a model with rotary positions",
         )
-    if limits.device == "cuda" and not torch.cuda.is_available():
-        raise Unsupported(
-            "torch finds no CUDA device", "Use --device cpu, or a CUDA build of torch"
-        )
+    check_device(limits.device)
 
 
 def _implementations(model: LanguageModel, device: torch.device) -> dict[str, str]:
@@ -297,12 +278,3 @@ def _torch_dtype(name: DType | KVDType) -> torch.dtype:
     import torch
 
     return cast("torch.dtype", getattr(torch, TORCH_DTYPES[name]))
-
-
-def _chunk(series: Series, context_tokens: int) -> int:
-    """Tokens of a prefill call."""
-    if series.prefill_chunk == "recurrent":
-        return 1
-    if series.prefill_chunk == "whole":
-        return context_tokens
-    return min(series.prefill_chunk, context_tokens)

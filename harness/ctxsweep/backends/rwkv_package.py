@@ -24,7 +24,10 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    check_options,
+    chunk_tokens,
 )
+from ctxsweep.backends.torch_device import check_device, synchronize
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import RWKV, ModelConfig
@@ -72,16 +75,9 @@ class RwkvPackageBackend:
 
     @classmethod
     def check(cls, series: Series) -> None:
-        if series.options:
-            option = next(iter(series.options))
-            raise InvalidSeries("options", f"'{option}' is unknown; backend rwkv has no options")
-        _config(series)
-        if series.kv_dtype != "auto":
-            raise InvalidSeries(
-                "kv_dtype",
-                f"RWKV has a state and no keys and values, so kv_dtype = {series.kv_dtype} means "
-                "nothing; leave it out",
-            )
+        check_options(series, {})
+        config = _config(series)
+        checkpoints.check_kv_dtype(series, config)
         if series.rope is not None:
             raise InvalidSeries("rope", "RWKV has no rotary positions to stretch; leave it out")
 
@@ -103,10 +99,7 @@ class RwkvPackageBackend:
             raise missing
         import torch
 
-        if limits.device.startswith("cuda") and not torch.cuda.is_available():
-            raise Unsupported(
-                "torch finds no CUDA device", "Use --device cpu, or a CUDA build of torch"
-            )
+        check_device(limits.device)
         torch.set_num_threads(limits.threads)
         path, version = _checkpoint(series, config, limits.seed), VERSIONS[config.mixer]
         model = _package(version).RWKV(
@@ -162,10 +155,7 @@ class RwkvPackageBackend:
         return _cost(self._config, self._series, context_tokens, batch_size=1)
 
     def synchronize(self) -> None:
-        if self._limits.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.synchronize(self._limits.device)
+        synchronize(self._limits.device)
 
     def engine(self) -> dict[str, Any]:
         import torch
@@ -227,11 +217,8 @@ def _config(series: Series) -> ModelConfig:
 
 
 def _cost(config: ModelConfig, series: Series, context_tokens: int, batch_size: int) -> Cost:
-    chunk = series.prefill_chunk
-    if isinstance(chunk, str):
-        chunk = 1 if chunk == "recurrent" else context_tokens
-    storage = Storage(series.dtype)
-    return accounting.cost(config, storage, context_tokens, batch_size, min(chunk, context_tokens))
+    chunk = chunk_tokens(series, context_tokens)
+    return accounting.cost(config, Storage(series.dtype), context_tokens, batch_size, chunk)
 
 
 def _strategy(series: Series, limits: Limits) -> str:

@@ -22,6 +22,7 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    chunk_tokens,
 )
 from ctxsweep.backends.llama_cpp_engine import checkpoint as gguf_checkpoint
 from ctxsweep.backends.llama_cpp_engine import settings
@@ -78,7 +79,7 @@ class LlamaCppEngine:
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
-        chunk = min(settings.chunk(series, context_tokens), settings.ubatch(series, context_tokens))
+        chunk = min(chunk_tokens(series, context_tokens), settings.ubatch(series, context_tokens))
         config = gguf_checkpoint.check(series)
         return settings.cost(series, config, context_tokens, batch_size, chunk)
 
@@ -220,12 +221,7 @@ class LlamaCppEngine:
 
     def _feed(self, tokens: Tokens, logits: bool) -> None:
         """Extend every row by ``tokens`` ``[B, T]``; logits of the last one where asked."""
-        most = self._limits.max_context_tokens
-        if self._length + tokens.shape[1] > most:
-            raise ValueError(
-                f"{self._length} + {tokens.shape[1]} tokens exceed the context of {most} tokens "
-                "that was loaded"
-            )
+        self._limits.check_room(self._length + tokens.shape[1])
         last = self._batch.fill(tokens, self._length, logits)
         status = self._lib.llama_decode(self._context, self._batch.struct)
         if status != 0:

@@ -29,11 +29,12 @@ EXPAND = 2
 
 def check(series: Series) -> ModelConfig:
     """The series' model, if llama.cpp has an architecture for it; else ``InvalidSeries``."""
-    config = checkpoints.check_model(series)
+    config = checkpoints.model_config(series)
     if config is None:
         raise InvalidSeries(
             "model", "no GGUF is written for this architecture; nearest: a Llama, tiny-gqa"
         )
+    checkpoints.check_form(series, config)
     problem = _problem(config)
     if problem is not None:
         if series.window is not None and config.attention is not None:

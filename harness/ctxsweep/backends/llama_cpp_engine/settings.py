@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ctxsweep.backends.base import InvalidSeries
+from ctxsweep.backends import checkpoints
+from ctxsweep.backends.base import InvalidSeries, chunk_tokens
 from ctxsweep.models import accounting
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import Attention, ModelConfig
@@ -49,10 +50,7 @@ def check_cells(series: Series, config: ModelConfig) -> None:
     """Raise ``InvalidSeries`` for a ``kv_dtype`` that llama.cpp's cells cannot have."""
     attention = config.attention
     if attention is None:
-        if series.kv_dtype != "auto":
-            raise InvalidSeries(
-                "kv_dtype", f"model '{config.name}' has no attention; leave kv_dtype out"
-            )
+        checkpoints.check_kv_dtype(series, config)
         return
     if kv_dtype(series) not in CELL_TYPES:
         raise InvalidSeries(
@@ -86,16 +84,10 @@ def flash(series: Series, device: str) -> bool:
     return bool(series.options.get("flash_attn", harmless))
 
 
-def chunk(series: Series, context_tokens: int) -> int:
-    """Tokens of a row that a call of ``prefill`` brings."""
-    if series.prefill_chunk == "recurrent":
-        return 1
-    return context_tokens if series.prefill_chunk == "whole" else series.prefill_chunk
-
-
 def ubatch(series: Series, context_tokens: int) -> int:
     """Tokens of a row in one pass through the model."""
-    default = WHOLE_UBATCH if series.prefill_chunk == "whole" else chunk(series, context_tokens)
+    whole = series.prefill_chunk == "whole"
+    default = WHOLE_UBATCH if whole else chunk_tokens(series, context_tokens)
     return min(int(series.options.get("n_ubatch", default)), context_tokens)
 
 

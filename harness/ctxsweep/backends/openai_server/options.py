@@ -60,7 +60,7 @@ def vocab_size(series: Series) -> int:
         if isinstance(size, bool) or not isinstance(size, int) or size < 2:
             raise InvalidSeries("options.vocab_size", f"{size} must be a number of tokens")
         return size
-    config = checkpoints.model_config(series)
+    config = checkpoints.known_config(series)
     if config is not None:
         return config.vocab_size
     raw = series.model
@@ -75,7 +75,7 @@ def vocab_size(series: Series) -> int:
 def known_config(series: Series) -> ModelConfig | None:
     """The model's configuration; None for one that only the server knows."""
     try:
-        return checkpoints.model_config(series)
+        return checkpoints.known_config(series)
     except InvalidSeries:
         if "vocab_size" in series.options:
             return None

@@ -22,8 +22,10 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    check_options,
+    chunk_tokens,
 )
-from ctxsweep.backends.torch_memory import out_of_memory
+from ctxsweep.backends.torch_device import check_device, out_of_memory, synchronize
 from ctxsweep.backends.transformers_lm import cache as transformers_cache
 from ctxsweep.backends.transformers_lm.config import (
     check_family,
@@ -98,26 +100,17 @@ class TransformersBackend:
                 "kv_dtype",
                 f"{series.kv_dtype}: transformers caches in the model's dtype; nearest valid: auto",
             )
-        for name, value in series.options.items():
-            if name not in OPTIONS:
-                raise InvalidSeries(
-                    "options", f"'{name}' is unknown; transformers has {', '.join(OPTIONS)}"
-                )
-            if value not in OPTIONS[name]:
-                raise InvalidSeries(
-                    f"options.{name}",
-                    f"'{value}' is unknown; use one of {', '.join(OPTIONS[name])}",
-                )
+        check_options(series, OPTIONS)
         check_prefill(family, series)
         check_window(family, series, config)
         check_rope(series, config)
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
-        config = checkpoints.model_config(series)
+        config = checkpoints.known_config(series)
         if config is None:
             return None
-        chunk = _chunk(series, context_tokens)
+        chunk = chunk_tokens(series, context_tokens)
         storage = Storage(series.dtype, page_size=1)
         cost = accounting.cost(config, storage, context_tokens, batch_size, chunk)
         held = transformers_cache.cache_bytes(config, series.dtype, context_tokens, batch_size)
@@ -128,13 +121,10 @@ class TransformersBackend:
         import torch
 
         cls.check(series)
-        if limits.device.startswith("cuda") and not torch.cuda.is_available():
-            raise Unsupported(
-                "torch finds no CUDA device", "Use --device cpu, or a CUDA build of torch"
-            )
+        check_device(limits.device)
         torch.set_num_threads(limits.threads)
         with out_of_memory("loading"), kernels_of(limits.device):
-            check_family(str(fields(series, checkpoints.model_config(series))["model_type"]))
+            check_family(str(fields(series, checkpoints.known_config(series))["model_type"]))
             model = load_model(checkpoints.model_folder(series, limits.seed), series)
             check_positions(model, limits.max_context_tokens)
             return cls(series, limits, model.to(limits.device).eval().requires_grad_(False))
@@ -205,10 +195,7 @@ class TransformersBackend:
         return self.estimate(self._series, context_tokens, self._limits.batch_size)
 
     def synchronize(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self._device)
+        synchronize(self._limits.device)
 
     def engine(self) -> dict[str, Any]:
         import torch
@@ -249,12 +236,3 @@ class TransformersBackend:
     def close(self) -> None:
         del self._model
         self.reset()
-
-
-def _chunk(series: Series, context_tokens: int) -> int:
-    """Tokens of a prefill call."""
-    if series.prefill_chunk == "recurrent":
-        return 1
-    if series.prefill_chunk == "whole":
-        return context_tokens
-    return min(series.prefill_chunk, context_tokens)

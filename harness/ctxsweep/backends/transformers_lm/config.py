@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxsweep.backends.base import InvalidSeries
+from ctxsweep.backends.rope_scaling import KEPT, check_words
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import FAMILIES
@@ -29,15 +30,8 @@ WHOLE_ONLY = {
 """Families that continue a context right one token at a time only, and what they do else."""
 WINDOWED = ("mistral", "mixtral")
 """Of the families of ``hf_config``, those that read ``sliding_window``."""
-SCALINGS = {
-    "linear": (),
-    "yarn": ("original_max_position_embeddings",),
-    "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-}
-"""RoPE scalings that any split of a prompt leaves alike, with what each needs."""
-OPTIONAL_WORDS = {"yarn": ("attention_factor", "beta_fast", "beta_slow")}
-KEPT_WORDS = ("rope_theta", "partial_rotary_factor")
-"""Of the rotary positions that are stretched."""
+SCALINGS = ("linear", "yarn", "llama3")
+"""RoPE scalings that any split of a prompt leaves alike."""
 
 
 def fields(series: Series, config: ModelConfig | None) -> Mapping[str, Any]:
@@ -97,16 +91,7 @@ def check_rope(series: Series, config: ModelConfig | None) -> None:
             f"{rope.rope_type} turns keys by how long the call's context is, so that those cached "
             f"before no longer fit; nearest valid: yarn (of {', '.join(SCALINGS)})",
         )
-    needed = SCALINGS[rope.rope_type]
-    known = {"rope_type", "factor", "original_max_position_embeddings", *needed}
-    known.update(OPTIONAL_WORDS.get(rope.rope_type, ()))
-    given = rope.model_dump(exclude_none=True)
-    for word in needed:
-        if word not in given:
-            raise InvalidSeries(f"rope.{word}", f"{rope.rope_type} needs it")
-    for word in given:
-        if word not in known:
-            raise InvalidSeries(f"rope.{word}", f"{rope.rope_type} has no such setting")
+    check_words(rope)
 
 
 def check_family(family: str) -> None:
@@ -169,7 +154,7 @@ def _stretched(config: Any, rope: RopeScaling) -> dict[str, Any]:
             f"transformers' {config.model_type} has no rotary positions of one kind for all "
             "layers; leave it out",
         )
-    kept = {word: present[word] for word in KEPT_WORDS if word in present}
+    kept = {word: present[word] for word in KEPT if word in present}
     trained = rope.original_max_position_embeddings or config.max_position_embeddings
     return {
         "rope_parameters": kept | rope.model_dump(exclude_none=True),

@@ -20,7 +20,9 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    chunk_tokens,
 )
+from ctxsweep.backends.torch_device import synchronize
 from ctxsweep.backends.vllm_engine import memory as blocks
 from ctxsweep.backends.vllm_engine import settings
 from ctxsweep.backends.vllm_engine.process import INSTALL, shut_down, start
@@ -43,7 +45,7 @@ class VllmBackend:
         model = engine.vllm_config.model_config
         self.vocab_size = int(model.get_vocab_size())
         self._series, self._limits, self._config, self._engine = series, limits, config, engine
-        self._chunk = settings.chunk_tokens(series, limits.max_context_tokens)
+        self._chunk = chunk_tokens(series, limits.max_context_tokens)
         self._scheduler: Any = engine.engine_core.engine_core.scheduler
         self._layout = self._scheduler.kv_cache_manager.kv_cache_config
         self._weights_bytes = weight_bytes(model.model, model.dtype.itemsize)
@@ -78,7 +80,7 @@ class VllmBackend:
         pool = blocks.predicted_pool(config, series) if config is not None else None
         if config is None or pool is None:
             return None
-        chunk = settings.chunk_tokens(series, context_tokens)
+        chunk = chunk_tokens(series, context_tokens)
         return blocks.cost(config, series, pool, context_tokens, batch_size, chunk)
 
     @classmethod
@@ -90,7 +92,7 @@ class VllmBackend:
         engine = start(arguments, limits)
         try:
             return cls(series, limits, config, engine)
-        except Unsupported:
+        except BaseException:
             shut_down(engine)
             raise
 
@@ -216,10 +218,7 @@ class VllmBackend:
         return self._tap.rows(self._ids)
 
     def synchronize(self) -> None:
-        if self._limits.device != "cpu":
-            import torch
-
-            torch.cuda.synchronize()
+        synchronize(self._limits.device)
 
     def engine(self) -> dict[str, Any]:
         import torch

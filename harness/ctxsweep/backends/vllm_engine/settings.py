@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxsweep.backends import checkpoints
-from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported
+from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported, chunk_tokens
+from ctxsweep.backends.rope_scaling import KEPT, NEEDED, check_words
 from ctxsweep.backends.vllm_engine.memory import STATE_DTYPE
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
@@ -30,13 +31,6 @@ OPTIONS: dict[str, Any] = {
 """Defaults; None is vLLM's choice: graphs where there is CUDA, the device's attention backend."""
 LOAD_FORMATS = {"checkpoint": "auto", "dummy": "dummy"}
 SPARE_TOKENS = 2  # the token sampled last, and one more: at max_model_len a request is ended
-# The fields of RopeScaling that each kind cannot do without, besides the factor.
-ROPE_NEEDS = {
-    "linear": (),
-    "yarn": ("original_max_position_embeddings",),
-    "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-    "longrope": ("original_max_position_embeddings", "short_factor", "long_factor"),
-}
 
 
 def check_series(series: Series) -> ModelConfig | None:
@@ -87,12 +81,8 @@ def _check_kv_dtype(series: Series, config: ModelConfig | None) -> None:
             f"vLLM does not cache in {series.kv_dtype} here; valid: auto, {series.dtype} "
             f"(the model's own), {', '.join(FP8)}",
         )
-    if config is not None and config.attention is None and series.kv_dtype != "auto":
-        raise InvalidSeries(
-            "kv_dtype",
-            f"model '{config.name}' has no attention, so kv_dtype = {series.kv_dtype} means "
-            "nothing; leave it out",
-        )
+    if config is not None:
+        checkpoints.check_kv_dtype(series, config)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -165,13 +155,6 @@ def check_device(series: Series, config: ModelConfig | None, limits: Limits) -> 
         )
 
 
-def chunk_tokens(series: Series, context_tokens: int) -> int:
-    """Tokens of a prefill call."""
-    if isinstance(series.prefill_chunk, int):
-        return min(series.prefill_chunk, context_tokens)
-    return context_tokens
-
-
 def engine_arguments(
     series: Series, limits: Limits, config: ModelConfig | None, folder: Path
 ) -> dict[str, Any]:
@@ -233,29 +216,25 @@ def _rope_parameters(
     series: Series, rope: RopeScaling, config: ModelConfig | None
 ) -> dict[str, Any]:
     """``rope_parameters`` of ``config.json``, stretched. Raises ``InvalidSeries``."""
-    if rope.rope_type not in ROPE_NEEDS:
+    if rope.rope_type not in NEEDED:
         raise InvalidSeries(
             "rope.rope_type",
             f"vLLM fixes {rope.rope_type} scaling at the longest context, so that short ones are "
-            f"stretched too; valid: {', '.join(ROPE_NEEDS)}",
+            f"stretched too; valid: {', '.join(NEEDED)}",
         )
+    check_words(rope)
     given = rope.model_dump(exclude_none=True)
     if rope.rope_type == "longrope":
         given |= _longrope_scales(rope)
-    missing = [name for name in ROPE_NEEDS[rope.rope_type] if name not in given]
-    if missing:
-        raise InvalidSeries(f"rope.{missing[0]}", f"vLLM needs it for {rope.rope_type}")
     if config is not None:
         if config.attention is None or config.attention.position != "rope":
             raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions")
         return {"rope_theta": config.attention.rope_theta, **given}
     raw = _raw(series)
-    written = raw.get("rope_parameters") or {
-        name: raw[name] for name in ("rope_theta",) if name in raw
-    }
-    if not written:
+    written = {**raw, **(raw.get("rope_parameters") or {})}
+    if "rope_theta" not in written:
         raise InvalidSeries("rope", "the model's configuration names no rope_theta to stretch")
-    return {**written, **given}
+    return {**{word: written[word] for word in KEPT if word in written}, **given}
 
 
 def _longrope_scales(rope: RopeScaling) -> dict[str, float]:
