@@ -187,6 +187,7 @@ def test_a_sweep_has_every_cell_and_no_prompt_from_a_cache(swept: list[Record]) 
         assert record.engine["max_model_len"] == MAX_MODEL_LEN
         assert record.engine["server_metrics"]["ttft_count"] == 1
         assert record.ceilings is None
+        assert record.power is not None and "another process" in record.power.reasons[0]
         assert all(m.cache_used_bytes is None and m.process_bytes is None for m in record.memory)
 
 

@@ -166,9 +166,11 @@ def _measure(job: Job, channel: Channel) -> None:
 def can_climb(backend: Backend, job: Job) -> bool:
     """Whether the ladder that is asked for can be had; if not, cells are measured afresh.
 
-    A climb needs a state to return to, and prefill in parts: a whole prefill has no rungs.
+    A climb needs a state to return to, and prefill in parts that go on after it: a whole prefill
+    has no rungs, and an engine that takes its prompt beforehand prefills once a round.
     """
-    able = backend.capabilities.snapshot and backend.capabilities.chunked_prefill
+    can = backend.capabilities
+    able = can.snapshot and can.chunked_prefill and not can.whole_prompt
     whole = job.cells[0].series.prefill_chunk == "whole"
     return job.cells[0].procedure == "ladder" and able and not whole
 
