@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import InvalidSeries, Limits
@@ -188,3 +190,15 @@ def test_a_model_type_that_is_built_runs_natively_too() -> None:
     config = checkpoints.model_config(series(fields, window=32))
     assert config is not None and config.attention is not None
     assert (config.hidden_size, config.attention.window) == (64, 32)
+
+
+def test_what_is_drawn_changes_only_with_the_format() -> None:
+    """Users keep checkpoints: if this fails, native models draw others; raise ``FORMAT``."""
+    digest = hashlib.sha256()
+    for model in ("tiny-gqa", "tiny-mamba2"):
+        folder = checkpoints.model_folder(series(model, dtype="bfloat16"), seed=0)
+        for name, tensor in sorted(load_file(folder / "model.safetensors").items()):
+            digest.update(f"{name} {list(tensor.shape)}".encode())
+            if name.endswith("_proj.weight"):  # uniform: the same bits on every processor
+                digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    assert (checkpoints.FORMAT, digest.hexdigest()[:16]) == (1, "94f1c3556a0ddcc5")

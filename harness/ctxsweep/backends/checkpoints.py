@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def weights_name(series: Series, seed: int) -> str:
 
 def kept(identity: Mapping[str, Any], seed: int, write: Callable[[Path], None]) -> Path:
     """The folder of this identity and seed; ``write`` fills a new one, which appears when whole."""
-    text = json.dumps([FORMAT, seed, identity], sort_keys=True)
+    drawn_by = [FORMAT, version("torch")]
+    text = json.dumps([drawn_by, seed, identity], sort_keys=True)
     folder = cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:20]
     if folder.is_dir():
         return folder
@@ -176,9 +178,16 @@ def _write(
     save_weights(model, fields["model_type"], folder / "model.safetensors")
 
 
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _foreign_folder(raw: Mapping[str, Any], seed: int, dtype: DType) -> Path:
     """An architecture that only transformers builds, drawn by it."""
-    identity = {**raw, "dtype": dtype}
+    identity = {**raw, "dtype": dtype, "drawn_by": _version("transformers")}
 
     def write(folder: Path) -> None:
         try:

@@ -227,7 +227,8 @@ class VllmBackend:
         config, series = self._engine.vllm_config, self._series
         dummy = settings.option(series, "load_format") == "dummy"
         seen = [self._outputs[row] for row in sorted(self._outputs)]
-        cached = max((output.num_cached_tokens or 0 for output in seen), default=0)
+        told = [output.num_cached_tokens for output in seen]
+        cached = None if None in told else max(told, default=0)
         gauge = next((m.value for m in self._engine.get_metrics() if m.name == GAUGE), None)
         return {
             "vllm": vllm.__version__,
