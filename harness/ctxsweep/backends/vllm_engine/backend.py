@@ -235,7 +235,7 @@ class VllmBackend:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "model": config.model_config.architecture,
-            "weights": "dummy" if dummy else checkpoints.weights_name(series, self._limits.seed),
+            "weights": None if dummy else checkpoints.weights_name(series, self._limits.seed),
             "attention_backends": _attention_backends(config),
             "block_size": series.page_size,
             "num_gpu_blocks": self._layout.num_blocks,
