@@ -148,9 +148,9 @@ def test_malformed_files(file: Path, text: str, said: str) -> None:
         ),
         (
             "page_size: 64",
-            "page_size: 8192",
-            "demo.yaml:10: series.mqa.page_size: must be at most 4096, not 8192; nearest valid: "
-            "4096",
+            "page_size: 2097152",
+            "demo.yaml:10: series.mqa.page_size: must be at most 1048576, not 2097152; nearest "
+            "valid: 1048576",
         ),
         (
             "page_size: 64",

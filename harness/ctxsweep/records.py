@@ -71,7 +71,7 @@ class Series(Frozen):
     prefill_chunk: Annotated[int, Field(ge=1)] | Literal["whole", "recurrent"] = Field(
         512, description="Tokens per prefill call, 'whole', or 'recurrent' (token by token)."
     )
-    page_size: int = Field(256, ge=1, le=4096, description="Tokens per page of the KV cache.")
+    page_size: int = Field(256, ge=1, le=1 << 20, description="Tokens per page of the KV cache.")
     rope: RopeScaling | None = Field(None, description="Stretches the model's rotary positions.")
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the backend.")
 

@@ -166,9 +166,10 @@ def test_an_architecture_of_transformers_is_drawn_by_it() -> None:
     ("changed", "key", "said"),
     [
         ({"model_type": "falcon_h2"}, "model.model_type", "falcon_h1"),
+        ({"hidden_sizee": 256}, "model.hidden_sizee", "hidden_size"),
         ({"hidden_size": "wide"}, "model", "falcon_h1"),
         ({"num_attention_heads": 0}, "model", "falcon_h1"),
-        ({"model_type": "vit"}, "model", "vit"),
+        ({"model_type": "vit"}, "model.model_type", "vit"),
     ],
 )
 def test_what_transformers_cannot_build(changed: dict[str, Any], key: str, said: str) -> None:

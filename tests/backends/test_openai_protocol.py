@@ -163,6 +163,29 @@ def test_a_request_asks_for_what_is_measured(script: Script) -> None:
         assert tail in given[:, openai_server.FRESH_TOKENS :].tolist()
 
 
+def test_tokens_of_one_delivery_share_its_time(script: Script) -> None:
+    """A busy server catches up: four chunks at once, then a pause."""
+
+    def bursts(body: dict[str, Any], write: Write) -> None:
+        write(chunk())
+        for _ in range(2):
+            time.sleep(0.2)
+            write(chunk() * 4)
+        time.sleep(0.2)
+
+    script.play = bursts
+    with loaded(script, room=9) as backend:
+        backend.prefill(prompt())
+        steps = []
+        for _ in range(8):
+            backend.decode()
+            steps.append(backend.call_s())
+        assert backend.engine()["in_bursts"] == 6 and backend.engine()["coalesced"] == 0
+    for first in (0, 4):
+        assert max(steps[first : first + 4]) - min(steps[first : first + 4]) < 1e-6
+        assert sum(steps[first : first + 4]) >= 0.19
+
+
 def test_no_two_prompts_begin_alike(script: Script) -> None:
     with loaded(script) as backend:
         for _ in range(2):
@@ -427,7 +450,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
 def test_nobody_there_is_said_with_what_to_start() -> None:
     with Script() as gone:
         url = gone.url
-    with pytest.raises(ServerError, match=f"no server answers at {url}.*vllm serve"):
+    with pytest.raises(ServerError, match=f"no server answers at {url}.*engines.md"):
         OpenAIServer.load(series(f"{url}/v1/"), Limits(20, 1, "cpu", 1, 0))
 
 

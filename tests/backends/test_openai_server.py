@@ -237,9 +237,9 @@ def test_the_same_prompt_again_is_computed_again(serving: Serving) -> None:
     backend.close()
 
 
-def test_a_prompt_over_the_servers_limit_is_refused_in_its_words(serving: Serving) -> None:
+def test_a_prompt_over_the_servers_limit_is_refused_with_the_remedy(serving: Serving) -> None:
     backend = loaded(serving, max_tokens=9600)
-    with pytest.raises(ServerError, match=f"HTTP 400: .*{MAX_MODEL_LEN}"):
+    with pytest.raises(ServerError, match=f"holds {MAX_MODEL_LEN} tokens .*larger --max-model-len"):
         backend.prefill(prompt(9500))
     backend.reset()
     backend.prefill(prompt(500))

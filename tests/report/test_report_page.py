@@ -112,6 +112,9 @@ def test_answer_is_made_from_the_verdicts(summary: Summary) -> None:
     assert "takes is O(1) for all 9;" in answer(summary.model_copy(update={"verdicts": flat}))
     none = summary.model_copy(update={"verdicts": ()})
     assert answer(none) == "Nothing could be judged: 3 cells have no figures."
+    failed = tuple(c.model_copy(update={"metrics": {}, "status": "error"}) for c in summary.cells)
+    nothing = answer(summary.model_copy(update={"cells": failed}))
+    assert nothing == f"Nothing was measured: {len(failed)} cells have no figures."
 
 
 def test_a_series_without_figures_keeps_its_row(summary: Summary) -> None:

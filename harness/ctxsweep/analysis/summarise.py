@@ -23,7 +23,14 @@ from ctxsweep.analysis.summary import (
     Verdict,
 )
 from ctxsweep.analysis.wording import context_label
-from ctxsweep.records import SCHEMA_VERSION, Environment, MemoryReading, Record, Status
+from ctxsweep.records import (
+    SCHEMA_VERSION,
+    Ceilings,
+    Environment,
+    MemoryReading,
+    Record,
+    Status,
+)
 
 VERDICT_METRICS = ("cache_used_bytes", "itl_s", "prefill_s")
 CROSSOVER_METRICS = ("itl_s", "prefill_s", "held_bytes")
@@ -52,7 +59,8 @@ def summarise(
     A cell that was measured again counts by its last record. Failures stay as cells without
     metrics; they end the curves, and the verdicts say where and why.
     """
-    latest = {record.cell.key: record for record in _ordered(records, order)}
+    measured = _ordered(records, order)
+    latest = {record.cell.key: record for record in _with_best_ceilings(measured)}
     cells = [r for r in latest.values() if r.cell.role == "measure"]
     sentinels = [r for r in latest.values() if r.cell.role == "sentinel"]
     values = {key: measure(record) for key, record in latest.items()}
@@ -83,7 +91,7 @@ def summarise(
         ),
         drift=drift,
         ladder=tuple(c for c in (_ladder(k, rows, values) for k, rows in lines.items()) if c),
-        ceilings={r.cell.series.name: r.ceilings for r in latest.values() if r.ceilings},
+        ceilings={r.cell.series.name: r.ceilings for r in measured if r.ceilings},
         environment=environment or next((r.environment for r in cells if r.environment), None),
         started_at=started_at,
         elapsed_s=elapsed_s,
@@ -93,6 +101,30 @@ def summarise(
 def _ordered(records: Iterable[Record], order: Sequence[str]) -> list[Record]:
     place = {name: i for i, name in enumerate(order)}
     return sorted(records, key=lambda record: place.get(record.cell.series.name, len(place)))
+
+
+def _with_best_ceilings(records: list[Record]) -> list[Record]:
+    """Every record with the highest rates that a child of the run saw on its device and threads.
+
+    Each child measures them, for a moment; one that was disturbed then would show shares above 1.
+    """
+    best: dict[tuple[str, int], Ceilings] = {}
+    for record in records:
+        if (seen := record.ceilings) is not None:
+            known = best.get((seen.device, seen.threads), seen)
+            rates = known.matmul_flops_per_s | {
+                dtype: max(rate, known.matmul_flops_per_s.get(dtype, 0.0))
+                for dtype, rate in seen.matmul_flops_per_s.items()
+            }
+            read = max(known.read_bytes_per_s, seen.read_bytes_per_s)
+            update = {"matmul_flops_per_s": rates, "read_bytes_per_s": read}
+            best[seen.device, seen.threads] = known.model_copy(update=update)
+    return [
+        record.model_copy(update={"ceilings": best[seen.device, seen.threads]})
+        if (seen := record.ceilings) is not None
+        else record
+        for record in records
+    ]
 
 
 def _lines(cells: Sequence[Record]) -> dict[Line, list[Record]]:
@@ -110,7 +142,7 @@ def _cell(record: Record, metrics: dict[str, Estimate]) -> CellSummary:
         series=cell.series.name,
         context_tokens=cell.context_tokens,
         batch_size=cell.batch_size,
-        procedure=cell.procedure,
+        procedure=record.engine.get("procedure", cell.procedure),
         status=record.status,
         detail=record.detail,
         stopped_by=record.stopped_by,

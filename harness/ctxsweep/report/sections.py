@@ -81,7 +81,8 @@ def _same_model(summary: Summary) -> Table:
     rows = same_model_rows(summary)
     note = (
         "Series that run one model with one set of weights, at the longest context that two or "
-        "more of them reached; fastest prefill first."
+        "more of them reached; fastest prefill first, with 95% intervals. They were measured one "
+        "after the other: what the machine itself changed meanwhile stands under 'Drift'."
     )
     title = "The same model, side by side"
     return Table("same-model", title, HEADS, rows, (note,) if rows else (), first=True)
@@ -214,7 +215,10 @@ def _ceilings(summary: Summary) -> Table:
             )
         )
     heads = ("Series", "Device, threads", "Matrix multiply", "Read bandwidth")
-    note = "Measured by the run itself, in the process that measured the series."
+    note = (
+        "Measured by the run itself, in the process that measured the series. Shares are of the "
+        "highest of the run."
+    )
     return Table("ceilings", "Ceilings of this machine", heads, rows, (note,) if rows else ())
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from ctxsweep.analysis.summary import CellSummary, Summary
+from ctxsweep.report.rows import interval_text
 from ctxsweep.report.units import BYTES, SECONDS, TOKENS, Unit
 
 HEADS = (
@@ -49,7 +50,7 @@ def _rows(summary: Summary, reference: str, names: list[str]) -> Iterator[tuple[
     best = {metric: _best(found, metric) for metric in TIMES}
     for name in sorted(names, key=lambda name: _value(found[name], "prefill_s") or float("inf")):
         cell = found[name]
-        texts = [text for metric in TIMES for text in _beside(_value(cell, metric), best[metric])]
+        texts = [text for metric in TIMES for text in _beside(cell, metric, best[metric])]
         held = _text(_value(cell, "cache_used_bytes"), BYTES)
         yield (name, reference, TOKENS.text(at), *texts, held)
 
@@ -64,9 +65,13 @@ def _best(found: dict[str, CellSummary | None], metric: str) -> float:
     return min(values, default=0.0)
 
 
-def _beside(value: float | None, best: float) -> tuple[str, str]:
-    ratio = "–" if value is None or not best else f"{value / best:.2f}×"
-    return _text(value, SECONDS), ratio
+def _beside(cell: CellSummary | None, metric: str, best: float) -> tuple[str, str]:
+    """The time with its interval, and how many times the best it is."""
+    estimate = cell.metrics.get(metric) if cell else None
+    if estimate is None:
+        return "–", "–"
+    text = f"{SECONDS.text(estimate.value)} ({interval_text(estimate, SECONDS)})"
+    return text, f"{estimate.value / best:.2f}×" if best else "–"
 
 
 def _text(value: float | None, unit: Unit) -> str:

@@ -196,6 +196,8 @@ def answer(summary: Summary) -> str:
     """The question's answer, made from the verdicts, and what kept them open."""
     rows = verdict_rows(summary)
     parts = [part for column in COLUMNS if (part := _grouped(column, rows))]
+    if summary.cells and not any(cell.metrics for cell in summary.cells):
+        return f"Nothing was measured: {len(failed_cells(summary))} cells have no figures."
     if not parts:
         return f"Nothing could be judged: {len(failed_cells(summary))} cells have no figures."
     contexts = sorted(cell.context_tokens for cell in summary.cells)

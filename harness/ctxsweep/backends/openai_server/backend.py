@@ -109,6 +109,13 @@ class OpenAIServer:
     def begin(self, prompt: Tokens) -> None:
         """Wait until the server has nothing to do, and connect."""
         self._limits.check_room(prompt.shape[1])
+        held = self._identity["max_model_len"]
+        if held is not None and prompt.shape[1] >= held:
+            raise ServerError(
+                f"{self._server.url} holds {held} tokens a sequence, too few for a prompt of "
+                f"{prompt.shape[1]} and a token more; start it with a larger --max-model-len, or "
+                "sweep shorter contexts"
+            )
         self.reset()
         self._metrics_before = self._when_idle()
         self._prompt_tokens = prompt.shape[1]
@@ -160,7 +167,8 @@ class OpenAIServer:
 
     def engine(self) -> dict[str, Any]:
         """Of the latest prompt: ``ttft_s`` of every sequence, how many tokens came ``coalesced`` in
-        one piece with another, and ``server_metrics``: what the server itself measured.
+        one piece with another or ``in_bursts`` right behind it, and ``server_metrics``: what the
+        server itself measured.
         """
         after = server_metrics.parse(self._server.find("/metrics") or "")
         said = server_metrics.between(self._metrics_before, after) if self._streams else {}
@@ -175,6 +183,7 @@ class OpenAIServer:
             "cached_tokens": sum(cached) if cached else counted,
             "ttft_s": [round(value, 6) for value in self._ttft_s],
             "coalesced": sum(stream.coalesced for stream in self._streams),
+            "in_bursts": sum(stream.in_bursts for stream in self._streams),
             "other_requests": self._other_requests,
             "server_metrics": said,
             "server_timings": [stream.timings for stream in self._streams if stream.timings],

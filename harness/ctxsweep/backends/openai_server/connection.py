@@ -39,8 +39,8 @@ class Server:
             connection.connect()
         except OSError as error:
             raise ServerError(
-                f"no server answers at {self.url} ({error}); start it, as 'vllm serve MODEL "
-                f"--port {parts.port or 8000}', or correct options.url"
+                f"no server answers at {self.url} ({error}); start it "
+                f"(docs/engines.md has how) or correct options.url"
             ) from error
         return connection
 

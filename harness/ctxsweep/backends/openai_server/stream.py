@@ -10,10 +10,11 @@ import json
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from ctxsweep.backends.openai_server.connection import (
@@ -25,26 +26,35 @@ from ctxsweep.backends.openai_server.connection import (
 )
 
 PATH = "/v1/completions"
+BURST_S = 2e-4
+"""No server makes two tokens of a sequence in this time: such came in one delivery."""
+BURST_WAIT_S = 2e-3
 
 
 class TokenStream:
     """A completion of one sequence. Connected at once; the request is sent by ``start``.
 
     ``prompt_tokens`` and ``cached_tokens`` are what the server says of the prompt, or None;
-    ``coalesced`` counts tokens that came together with the one before; ``timings`` is what
-    llama.cpp's server says of its own times.
+    ``coalesced`` counts tokens that came in one chunk with the one before, ``in_bursts`` those of
+    chunks that were delivered right behind another, as by a busy server that catches up; both
+    share the time since the delivery before. ``timings`` is what llama.cpp's server says of its
+    own times.
     """
 
     def __init__(self, server: Server, body: dict[str, Any]) -> None:
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.coalesced = 0
+        self.in_bursts = 0
         self.timings: dict[str, Any] = {}
         self._server = server
         self._body = json.dumps(body, separators=(",", ":")).encode()
         self._connection = server.connect()
         self._socket = self._connection.sock
         self._arrivals: SimpleQueue[float | ServerError] = SimpleQueue()
+        self._ahead: deque[float | ServerError] = deque()
+        self._shared: deque[float] = deque()
+        self._handed: float | None = None
         self._received = 0
         self._last_arrival = 0.0
         self._finish_reason: str | None = None
@@ -62,11 +72,40 @@ class TokenStream:
 
     def next_token(self) -> float:
         """When the next token came, by ``time.perf_counter``. Waits; raises ``ServerError``."""
-        arrival = self._arrivals.get()
-        if isinstance(arrival, ServerError):
-            self._arrivals.put(arrival)
-            raise arrival
-        return arrival
+        if not self._shared:
+            self._shared.extend(self._delivery())
+        self._handed = self._shared.popleft()
+        return self._handed
+
+    def _delivery(self) -> list[float]:
+        """The arrivals of the tokens that came in one delivery, each with its share of the time.
+
+        The first token stands alone: what it waited for is the prompt.
+        """
+        first = self._arrival(None)
+        if isinstance(first, ServerError):
+            self._ahead.append(first)
+            raise first
+        if self._handed is None:
+            return [first]
+        count, last = 1, first
+        while (following := self._arrival(BURST_WAIT_S)) is not None:
+            if isinstance(following, ServerError) or following - last > BURST_S:
+                self._ahead.append(following)
+                break
+            count, last = count + 1, following
+        self.in_bursts += count - 1
+        step = (last - self._handed) / count
+        return [self._handed + step * (i + 1) for i in range(count)]
+
+    def _arrival(self, timeout_s: float | None) -> float | ServerError | None:
+        """The next arrival or what ended the stream; None if nothing came in time."""
+        if self._ahead:
+            return self._ahead.popleft()
+        try:
+            return self._arrivals.get(timeout=timeout_s)
+        except Empty:
+            return None
 
     def close(self) -> None:
         """Hang up: servers drop a sequence whose reader is gone."""
