@@ -7,32 +7,13 @@
  * cut depends on that row alone, so neither the batch nor the threads change a result. */
 #include <stdlib.h>
 
+#include "attention_job.h"
 #include "inner_loops.h"
-#include "pages.h"
-#include "parallel.h"
 
 enum {
     STRETCH_BYTES = 512 * 1024,    /* of keys and values: long against a task's fixed cost */
     BYTES_PER_THREAD = 128 * 1024, /* below it a thread costs more than it saves */
     MOST_STRETCHES = 64,           /* of one row and head: short against the merge */
-};
-
-/* Mirrored by Job in c.py; shapes as in paged_decode_attention, contiguous. */
-struct job {
-    const float *q;     /* [B, Hkv, G * T, D] */
-    float *out;         /* as q */
-    const char *pages;  /* [2, Hkv, P, page_size, D] */
-    const float *scales; /* [2, Hkv, P, page_size], int8 only */
-    const int32_t *table;
-    const int64_t *lengths;
-    const float *slopes; /* [Hkv, G] or NULL */
-    int64_t batch, kv_heads, group, tokens, head_dim, page_count, page_size, table_width;
-    int64_t window; /* 0: none */
-    int64_t sinks;
-    float scale, softcap; /* softcap 0: none */
-    int32_t type;         /* enum storage */
-    struct team team;
-    int64_t bad_row, bad_page; /* where decode() found a page missing */
 };
 
 /* The keys that some query of a row sees: the sinks, then first .. length - 1. */
@@ -238,7 +219,8 @@ static void attend(struct plan *plan, int64_t b, int64_t head, int64_t from, int
     const struct job *job = plan->job;
     int64_t dim = plan->padded, query_rows = plan->query_rows;
     const float *slopes = job->slopes ? job->slopes + head * job->group : NULL;
-    const float *given = job->q + (b * job->kv_heads + head) * query_rows * job->head_dim;
+    const float *given = (const float *)job->q +
+                         (b * job->kv_heads + head) * query_rows * job->head_dim;
     float *q = scratch, scale = job->scale * storage_factor(job->type);
     memset(q, 0, query_rows * dim * sizeof *q);
     for (int64_t row = 0; row < query_rows; row++)
@@ -311,19 +293,6 @@ static struct row cut(const struct job *job, int64_t length, int64_t first_task)
     return (struct row){sinks, first, visible, (visible + tokens - 1) / tokens, tokens, first_task};
 }
 
-static int check_pages(struct job *job, const struct row *row, int64_t b)
-{
-    const int32_t *table = job->table + b * job->table_width;
-    int64_t size = job->page_size, last = (job->lengths[b] - 1) / size, page = -1;
-    if (row->sinks)
-        page = missing_page(table, 0, (row->sinks - 1) / size, job->page_count);
-    if (page < 0)
-        page = missing_page(table, row->first / size, last, job->page_count);
-    job->bad_row = b;
-    job->bad_page = page;
-    return page < 0;
-}
-
 enum outcome decode(struct job *job)
 {
     struct plan plan = {.job = job, .query_rows = job->group * job->tokens};
@@ -342,7 +311,7 @@ enum outcome decode(struct job *job)
         bytes += 2 * job->kv_heads * plan.rows[b].visible * row_bytes;
         for (int64_t head = 0; head < job->kv_heads; head++)
             plan.unfinished[b * job->kv_heads + head] = plan.rows[b].stretches;
-        if (!check_pages(job, &plan.rows[b], b)) {
+        if (!check_pages(job, b)) {
             outcome = NO_PAGE;
             goto end;
         }

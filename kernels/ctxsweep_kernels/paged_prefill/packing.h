@@ -3,28 +3,8 @@
 #ifndef CTXSWEEP_PACKING_H
 #define CTXSWEEP_PACKING_H
 
+#include "attention_job.h"
 #include "dot_products.h"
-#include "pages.h"
-#include "parallel.h"
-
-/* Mirrored by Job in c.py; shapes as in paged_prefill_attention, contiguous. */
-struct job {
-    const void *q; /* [B, Hkv, G, T, D], bfloat16 if `narrow`, else float */
-    float *out;    /* [B, Hkv, G, T, D] */
-    const char *pages;   /* [2, Hkv, P, page_size, D] */
-    const float *scales; /* [2, Hkv, P, page_size], int8 only */
-    const int32_t *table;
-    const int64_t *lengths;
-    const float *slopes; /* [Hkv, G] or NULL */
-    int64_t batch, kv_heads, group, tokens, head_dim, page_count, page_size, table_width;
-    int64_t window; /* 0: none */
-    int64_t sinks;
-    float scale, softcap; /* softcap 0: none */
-    int32_t type;         /* enum storage */
-    int32_t narrow;       /* compute in bfloat16 */
-    struct team team;
-    int64_t bad_row, bad_page; /* where prefill() found a page missing */
-};
 
 struct plan {
     struct job *job;

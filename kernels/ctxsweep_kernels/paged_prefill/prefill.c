@@ -237,22 +237,6 @@ static void work(void *data)
 
 /* ---- the whole call ---- */
 
-static int check_pages(struct job *job, int64_t b)
-{
-    const int32_t *table = job->table + b * job->table_width;
-    int64_t size = job->page_size, last = job->lengths[b] - 1, page = -1;
-    int64_t first = job->window ? job->lengths[b] - job->tokens - job->window + 1 : 0;
-    first = first < 0 ? 0 : first;
-    int64_t sinks = job->window ? smaller(job->sinks, first) : 0;
-    if (sinks)
-        page = missing_page(table, 0, (sinks - 1) / size, job->page_count);
-    if (page < 0)
-        page = missing_page(table, first / size, last / size, job->page_count);
-    job->bad_row = b;
-    job->bad_page = page;
-    return page < 0;
-}
-
 /* Whether this build computes in bfloat16: it is asked before `narrow` is set. */
 int computes_narrow(void) { return HAS_NARROW; }
 
