@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,15 @@ class Interrupting(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background ignores it from birth."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_is_measured_and_resume_does_the_rest(tmp_path: Path) -> None:
     scenario = scenario_of({"a": {"chunk_s": 0.01}, "b": {}})
     cells = expand(scenario)
