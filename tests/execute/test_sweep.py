@@ -6,8 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
