@@ -26,6 +26,8 @@ from ctxsweep.models.hf_write import NoFamily, hf_config
 from ctxsweep.models.inline import BadInlineModel
 from ctxsweep.records import DType, Series
 
+MISSPELT = 0.88
+"""How alike a word is to a known one that it is taken for."""
 FORMAT = 1
 """Raised when the same configuration and seed would give other files."""
 
@@ -179,13 +181,16 @@ def _write(
 
 
 def _check_words(raw: Mapping[str, Any], default: Any) -> None:
-    """Its configurations take any word and pass over those that mean nothing to them."""
-    known = {*vars(default), *default.attribute_map, "architectures", "dtype"}
+    """Refuse misspelt words: its configurations take any, and pass over those that mean nothing.
+
+    Only near misses are: some models read words that their configuration does not declare.
+    """
+    known = {*vars(default), *default.attribute_map}
     for word in raw:
-        if word not in known and not hasattr(default, word):
-            near = get_close_matches(word, known, n=1, cutoff=0.0)[0]
+        near = get_close_matches(word, known, n=1, cutoff=MISSPELT)
+        if near and word not in known and not hasattr(default, word):
             raise InvalidSeries(
-                f"model.{word}", f"{raw['model_type']} has no such key; nearest valid: {near}"
+                f"model.{word}", f"{raw['model_type']} has no such key; nearest valid: {near[0]}"
             )
 
 
