@@ -17,7 +17,7 @@ import pytest
 from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported, resolve_backend
 from ctxsweep.backends.checkpoints import model_folder
 from ctxsweep.backends.llama_cpp_engine.backend import LlamaCppEngine
-from ctxsweep.backends.llama_cpp_engine.library import library, log
+from ctxsweep.backends.llama_cpp_engine.binding import library, log
 from ctxsweep.records import Series
 
 MISSING = LlamaCppEngine.availability()

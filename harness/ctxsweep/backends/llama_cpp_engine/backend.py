@@ -26,7 +26,7 @@ from ctxsweep.backends.base import (
 )
 from ctxsweep.backends.llama_cpp_engine import checkpoint as gguf_checkpoint
 from ctxsweep.backends.llama_cpp_engine import settings
-from ctxsweep.backends.llama_cpp_engine.library import PIP, Batch, failure, library, log
+from ctxsweep.backends.llama_cpp_engine.binding import PIP, Batch, failure, library, log
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, Series
 
