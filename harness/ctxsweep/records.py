@@ -11,19 +11,16 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ctxsweep.frozen import Frozen
+from ctxsweep.records_quality import CellQuality, Quality
 
 SCHEMA_VERSION = 1
 
 DType = Literal["float32", "bfloat16", "float16"]
 KVDType = Literal["auto", "float32", "bfloat16", "float16", "fp8_e4m3", "fp8_e5m2", "int8"]
 ProcedureKind = Literal["ladder", "independent"]
-
-
-class Frozen(BaseModel):
-    """Base of all stored types: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Status(StrEnum):
@@ -40,11 +37,18 @@ class Status(StrEnum):
 class RopeScaling(Frozen):
     """How rotary positions are stretched, in the words of transformers' ``rope_parameters``.
 
-    Linear interpolation: arXiv 2306.15595; YaRN: arXiv 2309.00071; LongRoPE: arXiv 2402.13753.
+    Linear interpolation: arXiv 2306.15595; YaRN, and by parts without its attention factor: arXiv
+    2309.00071; LongRoPE: arXiv 2402.13753; llama3: arXiv 2407.21783. NTK-aware scaling changes the
+    base, dynamic NTK with the length (both described in arXiv 2309.00071, section 3).
     """
 
-    rope_type: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
-    factor: float = Field(ge=1, description="Longest context over the trained one.")
+    rope_type: Literal["linear", "ntk", "dynamic", "ntk_by_parts", "yarn", "longrope", "llama3"]
+    factor: Annotated[float, Field(ge=1)] | Literal["auto"] = Field(
+        description="Longest context over the trained one; auto: target_tokens over it."
+    )
+    target_tokens: int | None = Field(
+        None, ge=1, description="For factor auto; default: the context that is measured."
+    )
     original_max_position_embeddings: int | None = Field(
         None, ge=1, description="Context of the training."
     )
@@ -55,6 +59,9 @@ class RopeScaling(Frozen):
     high_freq_factor: float | None = Field(None, gt=0, description="llama3.")
     short_factor: tuple[float, ...] | None = Field(None, description="LongRoPE.")
     long_factor: tuple[float, ...] | None = Field(None, description="LongRoPE.")
+    mscale: float | None = Field(None, gt=0, description="YaRN as DeepSeek has it.")
+    mscale_all_dim: float | None = Field(None, gt=0, description="YaRN as DeepSeek has it.")
+    truncate: bool | None = Field(None, description="YaRN: whole bounds of the ramp; default true.")
 
 
 class Series(Frozen):
@@ -68,6 +75,9 @@ class Series(Frozen):
     dtype: DType = "float32"
     kv_dtype: KVDType = Field("auto", description="Type of the cached keys and values.")
     window: int | None = Field(None, ge=1, description="Overrides the model's attention window.")
+    sinks: int | None = Field(
+        None, ge=1, description="First tokens that stay visible beside the window (StreamingLLM)."
+    )
     prefill_chunk: Annotated[int, Field(ge=1)] | Literal["whole", "recurrent"] = Field(
         512, description="Tokens per prefill call, 'whole', or 'recurrent' (token by token)."
     )
@@ -88,6 +98,7 @@ class Cell(Frozen):
     seed: int = 0
     role: Literal["measure", "sentinel"] = "measure"
     occurrence: int = Field(0, description="Which repetition of a sentinel this is.")
+    quality: CellQuality | None = Field(None, description="Beside time and memory, if asked for.")
 
     @cached_property
     def key(self) -> str:
@@ -217,6 +228,7 @@ class Record(Frozen):
     cost: Cost | None = None
     power: Power | None = None
     probe: Probe | None = Field(None, description="None from an engine that shows no logits.")
+    quality: Quality | None = None
     ceilings: Ceilings | None = None
     environment: Environment | None = None
     engine: dict[str, Any] = Field(

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from ctxsweep.records import Cell, Frozen, ProcedureKind, Series
+from ctxsweep.frozen import Frozen
+from ctxsweep.records import Cell, ProcedureKind, Series
 from ctxsweep.scenario_messages import first_error, nearest
 from ctxsweep.scenario_units import Bytes, Contexts, ContextTokens, parse_contexts
 from ctxsweep.scenario_yaml import (

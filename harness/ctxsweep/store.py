@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from ctxsweep.records import SCHEMA_VERSION, Environment, Frozen, Record
+from ctxsweep.frozen import Frozen
+from ctxsweep.records import SCHEMA_VERSION, Environment, Record
 
 
 class StoreError(Exception):

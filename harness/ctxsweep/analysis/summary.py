@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ctxsweep.records import Ceilings, Environment, Frozen, ProcedureKind, Series, Status
+from ctxsweep.frozen import Frozen
+from ctxsweep.records import Ceilings, Environment, ProcedureKind, Series, Status
 
 Better = Literal["lower", "higher", "neither"]
 ScalingClass = Literal["O(1)", "O(n)", "O(n²)", "undecided"]

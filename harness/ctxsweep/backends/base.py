@@ -93,6 +93,18 @@ class Capabilities:
     logits: bool = False
     whole_prompt: bool = False
     remote: bool = False
+    scores: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model thought of the tokens that follow those of a prefill, ``[B, T]`` each.
+
+    ``losses``: −log p of the token, in nats, float32. ``likeliest``: whether no other was likelier.
+    """
+
+    losses: npt.NDArray[np.float32]
+    likeliest: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,12 @@ class Backend(Protocol):
 
     def logits(self) -> Logits:
         """Logits ``[B, V]`` after the last token fed (only with ``capabilities.logits``)."""
+
+    def scores(self, targets: Tokens) -> Scores:
+        """Of ``targets`` ``[B, T]``, the token after each of the latest prefill's T tokens.
+
+        Only with ``capabilities.scores``; the heads' work is done here, not in ``prefill``.
+        """
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ctxsweep.records import Ceilings, Cell, Environment, Frozen, Record, Status
+from ctxsweep.frozen import Frozen
+from ctxsweep.records import Ceilings, Cell, Environment, Record, Status
 from ctxsweep.scenario import Budgets, Procedure
 from ctxsweep.store import utc_now
 

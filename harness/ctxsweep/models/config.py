@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctxsweep.records import Frozen
+from ctxsweep.frozen import Frozen
 
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 """A width or a count; the bound lies far beyond any model and stops slips of the finger."""
