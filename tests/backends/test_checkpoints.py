@@ -35,6 +35,12 @@ FALCON = {
     "mamba_d_state": 16,
 }
 WRITTEN = ("tiny-gqa", "tiny-mqa", "tiny-mha", "tiny-swa", "tiny-moe", "tiny-mamba1", "tiny-mamba2")
+VARIED = (
+    HYBRID,
+    {"like": "tiny-gqa", "attention": {"bias": True, "out_bias": False}},  # Qwen2
+    {"like": "tiny-swa", "attention": {"bias": True, "out_bias": False}},
+    {"like": "tiny-swa", "attention": {"rotary_dim": 16}},  # Phi-3
+)
 NO_FAMILY = ("tiny-alibi", "tiny-gpt", "tiny-rwkv7", "tiny-retnet")
 
 
@@ -48,7 +54,7 @@ def series(model: str | dict[str, Any], **settings: Any) -> Series:
     return Series(name="shared", model=model, **settings)
 
 
-@pytest.mark.parametrize("model", [*WRITTEN, HYBRID], ids=str)
+@pytest.mark.parametrize("model", [*WRITTEN, *VARIED], ids=str)
 def test_transformers_computes_what_the_native_model_does(model: Any) -> None:
     one = series(model)
     folder = checkpoints.model_folder(one, seed=7)
@@ -96,14 +102,14 @@ def test_what_their_architectures_do_not_have_is_not_left_out(model: dict[str, A
 
 
 def test_what_only_native_models_do_not_build_is_left_to_the_engines(tmp_path: Path) -> None:
-    """A Llama 3.1 is a Llama; its stretched RoPE is not built here, and is in transformers."""
+    """A Llama with another activation is a Llama; it is not built here, and is in transformers."""
     folder = checkpoints.model_folder(series("tiny-gqa"), seed=0)
     fields = json.loads((folder / "config.json").read_text())
-    fields["rope_parameters"] |= {"rope_type": "llama3", "factor": 8.0}
+    fields["hidden_act"] = "gelu"
     (tmp_path / "config.json").write_text(json.dumps(fields))
     for model in (str(tmp_path), fields):
         assert checkpoints.check_model(series(model)) is None
-        with pytest.raises(InvalidSeries, match="'llama3' is not built"):
+        with pytest.raises(InvalidSeries, match="hidden_act = 'gelu' is not built"):
             checkpoints.model_config(series(model))
 
 

@@ -154,8 +154,12 @@ def test_a_wrong_tensor_is_named(
         ),
         (json.dumps({**LLAMA, "hidden_act": "relu"}), "hidden_act = 'relu' is not built"),
         (
+            json.dumps({**LLAMA, "rope_scaling": {"rope_type": "mrope", "factor": 4}}),
+            "rope_type = 'mrope' is not built",
+        ),
+        (
             json.dumps({**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 4}}),
-            "rope_type = 'yarn' is not built",
+            "rope_parameters.original_max_position_embeddings: yarn needs it",
         ),
         (json.dumps({**GPT2, "activation_function": "relu", "n_positions": 9}), "'relu'"),
     ],

@@ -50,6 +50,16 @@ def check_options(series: Series, valid: Mapping[str, tuple[object, ...]]) -> No
             )
 
 
+def refuse_sinks(series: Series) -> None:
+    """Raise ``InvalidSeries`` for sinks, which an engine does not have."""
+    if series.sinks is not None:
+        raise InvalidSeries(
+            "sinks",
+            f"backend {series.backend} keeps no attention sinks; take backend native, or leave "
+            f"sinks = {series.sinks} out",
+        )
+
+
 def chunk_tokens(series: Series, context_tokens: int) -> int:
     """Tokens of a call in a prefill of ``context_tokens``."""
     if series.prefill_chunk == "recurrent":

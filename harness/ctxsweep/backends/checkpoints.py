@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ctxsweep.backends.base import InvalidSeries, Unsupported
+from ctxsweep.backends.base import InvalidSeries, Unsupported, refuse_sinks
 from ctxsweep.models import catalog
 from ctxsweep.models import hf_config as transformers_config
 from ctxsweep.models.config import ModelConfig
@@ -51,11 +51,13 @@ def model_type(model: str | Mapping[str, Any]) -> str | None:
     return None
 
 
-def model_config(series: Series) -> ModelConfig | None:
-    """The series' model, its window overridden; None for an architecture that only engines know.
+def model_config(series: Series, sinks: bool = False) -> ModelConfig | None:
+    """The series' model, window and sinks overridden; None for one that only engines know.
 
-    Raises ``InvalidSeries``.
+    ``sinks``: whether the engine has attention sinks. Raises ``InvalidSeries``.
     """
+    if not sinks:
+        refuse_sinks(series)
     family = model_type(series.model)
     if family is not None and family not in FAMILIES:
         return None
@@ -66,15 +68,25 @@ def model_config(series: Series) -> ModelConfig | None:
     except ValueError as error:
         refusal = InvalidSeries if family is None else NotBuilt
         raise refusal("model", str(error)) from error
-    if series.window is None:
+    return _overridden(config, series)
+
+
+def _overridden(config: ModelConfig, series: Series) -> ModelConfig:
+    settings = {"window": series.window, "sinks": series.sinks}
+    over = {key: tokens for key, tokens in settings.items() if tokens is not None}
+    if not over:
         return config
     if config.attention is None:
+        key, tokens = next(iter(over.items()))
         raise InvalidSeries(
-            "window",
-            f"model '{config.name}' has no attention, so window = {series.window} means nothing; "
+            key,
+            f"model '{config.name}' has no attention, so {key} = {tokens} means nothing; "
             "leave it out",
         )
-    attention = config.attention.model_copy(update={"window": series.window})
+    attention = config.attention.model_copy(update=over)
+    problem = attention.sinks_problem()
+    if problem is not None:
+        raise InvalidSeries("sinks", problem)
     return config.model_copy(update={"attention": attention})
 
 

@@ -59,7 +59,7 @@ class FlaModels:
     def check(cls, series: Series) -> None:
         check_options(series, {})
         own_config(series)
-        for key in ("window", "rope"):
+        for key in ("window", "sinks", "rope"):
             if getattr(series, key) is not None:
                 raise InvalidSeries(key, "these models have no softmax attention; leave it out")
         if series.kv_dtype != "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,13 +16,15 @@ from ctxsweep.backends.base import (
     InvalidSeries,
     Limits,
     Logits,
+    Scores,
     Tokens,
     Unsupported,
     check_options,
     chunk_tokens,
 )
+from ctxsweep.backends.rope_scaling import applied, stretched
 from ctxsweep.backends.torch_device import check_device, out_of_memory, synchronize
-from ctxsweep.models import accounting, catalog
+from ctxsweep.models import accounting, catalog, rope
 from ctxsweep.models.accounting import Storage
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, DType, KVDType, Series
@@ -39,13 +42,15 @@ TORCH_DTYPES = {
     "fp8_e5m2": "float8_e5m2",
     "int8": "int8",
 }
+SCORED = 256
+"""Positions whose logits are held at a time: a vocabulary in fp32 each."""
 OPTIONS = {"impl": ("auto", "torch", "triton"), "weights": ("drawn", "checkpoint")}
 
 
 class NativeBackend:
     """One native model with its cache or state for a batch."""
 
-    capabilities = Capabilities(snapshot=True, chunked_prefill=True, logits=True)
+    capabilities = Capabilities(snapshot=True, chunked_prefill=True, logits=True, scores=True)
 
     def __init__(
         self, series: Series, limits: Limits, config: ModelConfig, model: LanguageModel
@@ -60,10 +65,14 @@ class NativeBackend:
         self._limits = limits
         self._config = config
         self._model = model
+        if config.attention is not None and rope.depends_on_length(config.attention.rope):
+            # Keys are turned for the whole prompt, so its length comes first.
+            self.capabilities = replace(self.capabilities, whole_prompt=True)
         self._weights_bytes = weight_bytes(model)
         self._weights_name = _weights_name(series, limits)
         self._device = torch.device(limits.device)
         self._token_by_token = series.prefill_chunk == "recurrent"
+        self._hidden: torch.Tensor | None = None
         self._next: torch.Tensor | None = None
         self._logits: torch.Tensor | None = None
         model.impl = series.options.get("impl", "auto")
@@ -90,10 +99,6 @@ class NativeBackend:
     @classmethod
     def check(cls, series: Series) -> None:
         _config(series)
-        if series.rope is not None:
-            raise InvalidSeries(
-                "rope", "native models do not stretch RoPE; backend transformers or vllm does"
-            )
         chunk = series.prefill_chunk
         if isinstance(chunk, int) and chunk < 1:
             raise InvalidSeries(
@@ -134,6 +139,9 @@ class NativeBackend:
                 model = build(config, limits.seed, dtype, device)
             return cls(series, limits, config, model)
 
+    def begin(self, prompt: Tokens) -> None:
+        self._state.horizon = self._state.length + prompt.shape[1]
+
     def prefill(self, tokens: Tokens) -> None:
         import torch
 
@@ -156,8 +164,10 @@ class NativeBackend:
 
         doing = f"at {self._state.length} tokens"
         noted = noting(self._implementations)
+        self._hidden = None  # before the next is made: one at a time
         with torch.inference_mode(), out_of_memory(doing), _supported(), noted:
-            self._logits = self._model(tokens, self._state)
+            self._hidden = self._model.hidden(tokens, self._state)
+            self._logits = self._model.logits(self._hidden[:, -1])
             self._next = self._logits.argmax(dim=-1, keepdim=True)
 
     def logits(self) -> Logits:
@@ -165,9 +175,25 @@ class NativeBackend:
             raise RuntimeError("there are no logits yet: prefill first")
         return cast("Logits", self._logits.float().cpu().numpy())
 
+    def scores(self, targets: Tokens) -> Scores:
+        import torch
+
+        if self._hidden is None or self._hidden.shape[:2] != targets.shape:
+            raise RuntimeError("scores need a prefill of as many tokens as there are targets")
+        losses, likeliest = [], []
+        with torch.inference_mode(), out_of_memory("scoring"):
+            wanted = torch.as_tensor(targets, device=self._device)
+            pieces = zip(self._hidden.split(SCORED, 1), wanted.split(SCORED, 1), strict=True)
+            for hidden, target in pieces:
+                logits = self._model.logits(hidden).float()
+                of_target = logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+                losses.append(logits.logsumexp(-1) - of_target)
+                likeliest.append(of_target >= logits.amax(-1))
+        return Scores(torch.cat(losses, 1).cpu().numpy(), torch.cat(likeliest, 1).cpu().numpy())
+
     def reset(self) -> None:
         self._state.clear()
-        self._next = self._logits = None
+        self._next = self._logits = self._hidden = None
 
     def memory(self) -> HeldMemory:
         return HeldMemory(
@@ -196,6 +222,7 @@ class NativeBackend:
             "weights": self._weights_name,
             "parameters": accounting.parameters(self._config),
             "cached_tokens": 0,  # there is no prefix cache: every token given is computed
+            **applied(self._config, self._state.horizon or self._state.length),
             "next_tokens": [] if self._next is None else self._next.flatten().tolist(),
         }
 
@@ -209,7 +236,7 @@ class NativeBackend:
 
     def close(self) -> None:
         del self._model, self._state
-        self._next = self._logits = None
+        self._next = self._logits = self._hidden = None
 
 
 def _config(series: Series) -> ModelConfig:
@@ -225,7 +252,7 @@ def _config(series: Series) -> ModelConfig:
             "(native has RWKV-7: tiny-rwkv7)",
         )
     checkpoints.check_kv_dtype(series, config)
-    return config
+    return config if series.rope is None else stretched(config, series.rope)
 
 
 def _weights_name(series: Series, limits: Limits) -> str:

@@ -1,31 +1,62 @@
-"""Stretched rotary positions in the words of transformers: what each kind needs and takes."""
+"""A series' ``rope``, laid over a model: checked, and in the words that engines read."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ctxsweep.backends.base import InvalidSeries
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.rope import BadRope, Plain, check_words, described, resolve
+from ctxsweep.models.rope_words import transformers_words
 from ctxsweep.records import RopeScaling
 
-NEEDED = {
-    "linear": (),
-    "yarn": ("original_max_position_embeddings",),
-    "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-    "longrope": ("original_max_position_embeddings", "short_factor", "long_factor"),
-}
-OPTIONAL = {
-    "yarn": ("attention_factor", "beta_fast", "beta_slow"),
-    "longrope": ("attention_factor",),
-}
-KEPT = ("rope_theta", "partial_rotary_factor")
-"""Words of the positions that are stretched; the others would be of another stretching."""
+
+def stretched(config: ModelConfig, scaling: RopeScaling) -> ModelConfig:
+    """The model with its rotary positions stretched. Raises ``InvalidSeries``."""
+    attention = config.attention
+    if attention is None or attention.position != "rope":
+        raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions; leave it out")
+    known = checked(scaling, config.trained_context, attention.turned)
+    attention = attention.model_copy(update={"rope": known})
+    return config.model_copy(update={"attention": attention})
 
 
-def check_words(rope: RopeScaling) -> None:
-    """Raise ``InvalidSeries`` for a word that is missing or that the kind does not have."""
-    kind, given = rope.rope_type, rope.model_dump(exclude_none=True)
-    always = ("rope_type", "factor", "original_max_position_embeddings")
-    for word in NEEDED[kind]:
-        if word not in given:
-            raise InvalidSeries(f"rope.{word}", f"{kind} needs it")
-    for word in given:
-        if word not in (*always, *NEEDED[kind], *OPTIONAL.get(kind, ())):
-            raise InvalidSeries(f"rope.{word}", f"{kind} has no such setting; leave it out")
+def checked(scaling: RopeScaling, trained_tokens: int | None, plain: Plain | None) -> RopeScaling:
+    """The scaling resolved for a model (of which ``plain`` may not be known yet).
+
+    Raises ``InvalidSeries``.
+    """
+    try:
+        known = resolve(scaling, trained_tokens)
+        check_words(known, plain)
+    except BadRope as error:
+        raise InvalidSeries(f"rope.{error.key}", error.message) from error
+    return known
+
+
+def engine_words(
+    engine: str, scaling: RopeScaling, trained_tokens: int | None, plain: Plain
+) -> dict[str, Any]:
+    """``rope_parameters`` of a ``config.json`` for another engine. Raises ``InvalidSeries``."""
+    check_fixed(engine, scaling)
+    return transformers_words(checked(scaling, trained_tokens, plain), plain)
+
+
+def check_fixed(engine: str, scaling: RopeScaling) -> None:
+    """Raise ``InvalidSeries`` for dynamic NTK, which no engine here fixes at a prompt's length."""
+    if scaling.rope_type == "dynamic":
+        raise InvalidSeries(
+            "rope.rope_type",
+            f"{engine} turns keys by how long the context of a call is, or may become, so that "
+            "cached ones no longer fit; nearest valid: yarn, or backend native, which takes the "
+            "length of the prompt",
+        )
+
+
+def applied(config: ModelConfig, length: int) -> dict[str, Any]:
+    """For the record: how positions were stretched, at the length that counts."""
+    attention = config.attention
+    if attention is None or attention.rope is None:
+        return {}
+    known = resolve(attention.rope, config.trained_context)
+    return {"rope": described(known, attention.turned, length)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ctxsweep.models.cache import PageTable
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step
-from ctxsweep.models.positions import alibi_slopes, rotary_frequencies
+from ctxsweep.models.positions import Rotary, alibi_slopes
 from ctxsweep_kernels.paged_cache import PagedKV
 from ctxsweep_kernels.paged_decode import MAX_DECODE_TOKENS, paged_decode_attention
 from ctxsweep_kernels.paged_prefill import paged_prefill_attention
@@ -65,16 +65,17 @@ class AttentionMixer(Mixer):
         self.section = a = config.attention
         self.sizes = [a.heads, a.kv_heads, a.kv_heads]
         self.qkv = nn.Linear(config.hidden_size, sum(self.sizes) * a.head_dim, bias=a.bias)
-        self.out = nn.Linear(a.heads * a.head_dim, config.hidden_size, bias=a.bias)
+        self.out = nn.Linear(a.heads * a.head_dim, config.hidden_size, bias=a.biased_output)
+        self.config = config
         # Plain attributes: as buffers they would be rounded with the weights.
-        self.frequencies: Tensor | None = None
+        self.rotary: Rotary | None = None
         self.slopes: Tensor | None = None
 
     def new_state(self, spec: StateSpec) -> LayerState:
         assert spec.pages is not None
         a = self.section
         if a.position == "rope":
-            self.frequencies = rotary_frequencies(a.head_dim, a.rope_theta, spec.device)
+            self.rotary = Rotary(self.config, spec.device)
         if a.position == "alibi":
             self.slopes = alibi_slopes(a.heads, spec.device)
         cache = PagedKV.allocate(
@@ -92,9 +93,8 @@ class AttentionMixer(Mixer):
         table, cache = state.table, state.cache
         heads = self.qkv(x).unflatten(-1, (-1, self.section.head_dim)).transpose(1, 2)
         q, k, v = heads.split(self.sizes, dim=1)
-        q = rope_append(
-            q, k, v, cache, table.block_table, table.starts, self.frequencies, impl=step.impl
-        )
+        turning = self.rotary.at(step.horizon) if self.rotary else (None, 1.0)
+        q = rope_append(q, k, v, cache, table.block_table, table.starts, *turning, impl=step.impl)
         few = x.shape[1] <= MAX_DECODE_TOKENS
         attend = paged_decode_attention if few else paged_prefill_attention
         y = attend(

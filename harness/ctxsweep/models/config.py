@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ctxsweep.frozen import Frozen
+from ctxsweep.models.rope import BadRope, Plain, Turning, turning
+from ctxsweep.records import RopeScaling
 
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 """A width or a count; the bound lies far beyond any model and stops slips of the finger."""
@@ -24,9 +26,22 @@ class Attention(Frozen):
     kv_heads: Size
     head_dim: Size
     window: int | None = Field(None, ge=1, description="Sliding window in tokens (Mistral).")
+    sinks: int | None = Field(
+        None, ge=1, le=1 << 24, description="First tokens that stay visible beside the window."
+    )
     position: Literal["rope", "alibi", "learned", "none"] = "rope"
     rope_theta: float = Field(10000.0, gt=0)
+    rotary_dim: Size | None = Field(None, description="Dimensions that turn; default all.")
+    rope: RopeScaling | None = Field(None, description="Stretches the rotary positions.")
     bias: bool = False
+    out_bias: bool | None = Field(
+        None, description="Of the output projection (Qwen2 has none); default: as bias."
+    )
+
+    @property
+    def biased_output(self) -> bool:
+        """Whether the output projection has a bias."""
+        return self.bias if self.out_bias is None else self.out_bias
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -35,12 +50,52 @@ class Attention(Frozen):
                 f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}; "
                 f"nearest valid kv_heads: {nearest_divisors(self.heads, self.kv_heads)}"
             )
-        if self.position == "rope" and self.head_dim % 2:
-            raise ValueError(
-                f"head_dim = {self.head_dim} must be even for rotary positions; "
-                f"nearest valid: {nearest_even(self.head_dim)}"
-            )
+        if self.position == "rope":
+            self._check_rotary()
+        elif self.rope is not None or self.rotary_dim is not None:
+            key = "rope" if self.rope is not None else "rotary_dim"
+            raise ValueError(f"{key} is for rotary positions, not for '{self.position}'; remove it")
+        problem = self.sinks_problem()
+        if problem is not None:
+            raise ValueError(problem)
         return self
+
+    def sinks_problem(self) -> str | None:
+        """Why there cannot be sinks here, and what to do; None if there are none or they can be."""
+        if self.sinks is None:
+            return None
+        if self.window is None:
+            return f"sinks = {self.sinks} stay visible beside a window: set window, or remove sinks"
+        if self.position != "rope":
+            return (
+                f"sinks = {self.sinks} need rotary positions, which the cache can count anew, not "
+                f"'{self.position}'; remove sinks"
+            )
+        return None
+
+    @property
+    def span(self) -> int | None:
+        """Tokens that a query sees at most, itself included; None: all."""
+        return None if self.window is None else self.window + (self.sinks or 0)
+
+    def _check_rotary(self) -> None:
+        key = "head_dim" if self.rotary_dim is None else "rotary_dim"
+        turned = self.rotary_dim or self.head_dim
+        if turned % 2:
+            raise ValueError(
+                f"{key} = {turned} must be even for rotary positions; "
+                f"nearest valid: {nearest_even(turned)}"
+            )
+        if turned > self.head_dim:
+            raise ValueError(
+                f"rotary_dim = {turned} exceeds head_dim = {self.head_dim}; nearest valid: "
+                f"{self.head_dim}"
+            )
+
+    @property
+    def turned(self) -> Plain:
+        """Rotary positions as they were trained."""
+        return Plain(self.rotary_dim or self.head_dim, self.rope_theta)
 
 
 class FeedForward(Frozen):
@@ -120,6 +175,9 @@ class ModelConfig(Frozen):
     max_positions: int = Field(
         1 << 20, ge=1, le=1 << 24, description="Table size of learned positions."
     )
+    trained_context: int | None = Field(
+        None, ge=1, le=1 << 24, description="Longest context of the training, where it is known."
+    )
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_eps: float = Field(1e-5, gt=0)
     tied_embeddings: bool = False
@@ -163,7 +221,17 @@ class ModelConfig(Frozen):
                 f"{self.mixer}.ffn_size"
             )
         self._check_widths()
+        if self.attention is not None and self.attention.rope is not None:
+            try:
+                self.turning(1)
+            except BadRope as error:
+                raise ValueError(f"attention.rope.{error}") from error
         return self
+
+    def turning(self, length: int) -> Turning:
+        """How the attention's positions turn for a context of ``length`` tokens."""
+        assert self.attention is not None
+        return turning(self.attention.rope, self.attention.turned, self.trained_context, length)
 
     def _check_hybrid(self) -> None:
         every = self.attention_every

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig, nearest_divisors
+from ctxsweep.models.rope_words import read_rope
 
 Json = Mapping[str, Any]
 
@@ -93,33 +94,32 @@ def _head_dim(hidden: int, heads: int) -> int:
     return hidden // heads
 
 
-def _rope_theta(raw: Json, default: float) -> object:
-    """The base, from transformers 5 (``rope_parameters``) or earlier (``rope_theta``)."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ValueError(f"rope_parameters = {rope!r} must be a mapping")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rope_type = {kind!r} is not built; valid: default")
-    return rope.get("rope_theta") or raw.get("rope_theta") or default
-
-
 # What transformers takes for a key that is absent, where the families differ.
 _LLAMA_DEFAULTS: Mapping[str, Json] = {
     "llama": {},
     "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
     "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-5},
+    "qwen2": {
+        "num_key_value_heads": 32,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+    "phi3": {"rms_norm_eps": 1e-5},
 }
 
 
 def _llama(raw: Json) -> dict[str, Any]:
-    """Llama, Mistral, Mixtral: RoPE, RMSNorm, SwiGLU, GQA; a window; experts."""
+    """Llama, Mistral, Mixtral, Phi-3: RoPE, RMSNorm, SwiGLU, GQA; a window; experts."""
     raw = {**_LLAMA_DEFAULTS[raw["model_type"]], **raw}
     _only(raw, "hidden_act", "silu")
     heads, hidden = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
     experts = raw.get("num_local_experts", 0)
+    head_dim = raw.get("head_dim") or _head_dim(hidden, heads)
+    rope, trained = read_rope(raw, head_dim, 1e6 if experts else 1e4)
     return {
         "mixer": "attention",
+        "trained_context": trained,
         "vocab_size": raw["vocab_size"],
         "hidden_size": hidden,
         "num_layers": raw["num_hidden_layers"],
@@ -129,9 +129,9 @@ def _llama(raw: Json) -> dict[str, Any]:
         "attention": {
             "heads": heads,
             "kv_heads": raw.get("num_key_value_heads") or heads,
-            "head_dim": raw.get("head_dim") or _head_dim(hidden, heads),
+            "head_dim": head_dim,
             "window": raw.get("sliding_window"),
-            "rope_theta": _rope_theta(raw, 1e6 if experts else 1e4),
+            **rope,
             "bias": raw.get("attention_bias", False),
         },
         "ffn": {
@@ -142,6 +142,34 @@ def _llama(raw: Json) -> dict[str, Any]:
             "bias": raw.get("mlp_bias", False),
         },
     }
+
+
+def _qwen2(raw: Json) -> dict[str, Any]:
+    """Qwen2: Llama with biases of q, k and v alone; a window only where it is switched on."""
+    raw = {**_LLAMA_DEFAULTS["qwen2"], **raw}
+    fields = _llama({**raw, "sliding_window": _qwen2_window(raw), "attention_bias": True})
+    fields["attention"]["out_bias"] = False
+    return fields
+
+
+def _qwen2_window(raw: Json) -> object:
+    """The window of all layers, or None; layers of both kinds are not built."""
+    if not raw["use_sliding_window"]:
+        return None
+    layers, below = _count(raw, "num_hidden_layers"), raw["max_window_layers"]
+    if not isinstance(below, int):
+        raise ValueError(f"max_window_layers = {below!r} must be a whole number")
+    split = min(below, layers)
+    kinds = ["full_attention"] * split + ["sliding_attention"] * (layers - split)
+    kinds = raw.get("layer_types") or kinds
+    if kinds == ["full_attention"] * layers:
+        return None
+    if kinds != ["sliding_attention"] * layers:
+        raise ValueError(
+            f"a window for some of the layers (max_window_layers = {below}) is not built; valid: "
+            f"0 (all) or {layers} (none)"
+        )
+    return raw["sliding_window"]
 
 
 def _gpt2(raw: Json) -> dict[str, Any]:
@@ -235,6 +263,7 @@ def _granite_hybrid(raw: Json) -> dict[str, Any]:
             f"attention_multiplier = {raw['attention_multiplier']} is not built; valid: "
             f"{head_dim**-0.5:g} (head_dim ** -0.5)"
         )
+    rope, trained = read_rope(raw, head_dim, 1e4)
     return {
         "mixer": "mamba2",
         "vocab_size": raw["vocab_size"],
@@ -244,11 +273,12 @@ def _granite_hybrid(raw: Json) -> dict[str, Any]:
         "norm_eps": raw.get("rms_norm_eps", 1e-6),
         "tied_embeddings": raw.get("tie_word_embeddings", False),
         "attention_every": _attention_every(raw["layer_types"]),
+        "trained_context": trained,
         "attention": {
             "heads": heads,
             "kv_heads": raw.get("num_key_value_heads") or heads,
             "head_dim": head_dim,
-            "rope_theta": _rope_theta(raw, 1e4),
+            **rope,
             "bias": raw.get("attention_bias", False),
         },
         "ffn": {"kind": "swiglu", "size": raw["shared_intermediate_size"]},
@@ -294,6 +324,8 @@ FAMILIES: dict[str, Callable[[Json], dict[str, Any]]] = {
     "llama": _llama,
     "mistral": _llama,
     "mixtral": _llama,
+    "qwen2": _qwen2,
+    "phi3": _llama,
     "gpt2": _gpt2,
     "mamba": _mamba,
     "mamba2": _mamba2,

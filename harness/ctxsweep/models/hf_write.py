@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ctxsweep.models.config import Attention, FeedForward, ModelConfig
+from ctxsweep.models.rope import resolve
+from ctxsweep.models.rope_words import write_rope
 from ctxsweep.records import DType
-
-MAX_POSITIONS = 1 << 20
-"""Written for models whose positions have no end; engines refuse prompts beyond it."""
 
 
 class NoFamily(ValueError):
@@ -54,48 +53,67 @@ def _family(config: ModelConfig) -> str:
 def _attention(config: ModelConfig) -> tuple[Attention, FeedForward]:
     if config.attention is None or config.ffn is None:
         raise NoFamily(f"model '{config.name}': their transformers have feed-forward blocks")
+    if config.attention.sinks is not None:
+        raise NoFamily(
+            f"model '{config.name}' keeps attention sinks, as none of theirs does; take backend "
+            "native, and weights: drawn"
+        )
     return config.attention, config.ffn
 
 
 def _llama(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
-    """Llama; Mistral with a window; Mixtral with experts."""
+    """Llama and those that differ from it in a few settings."""
     attention, ffn = _attention(config)
     if attention.position != "rope" or ffn.kind != "swiglu":
         raise NoFamily(
             f"model '{config.name}' has {attention.position} positions and a {ffn.kind} block; "
             "with RMS norms theirs have rope and swiglu"
         )
-    if (attention.bias or ffn.bias) and (attention.window or ffn.experts):
-        raise NoFamily(
-            f"model '{config.name}': of theirs with RMS norms only Llama has biases, without a "
-            "window and experts"
-        )
-    family, architecture = "llama", "LlamaForCausalLM"
-    fields = {
-        "hidden_size": config.hidden_size,
-        "intermediate_size": ffn.size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": attention.heads,
-        "num_key_value_heads": attention.kv_heads,
-        "head_dim": attention.head_dim,
-        "max_position_embeddings": MAX_POSITIONS,
-        "rms_norm_eps": config.norm_eps,
-        "hidden_act": "silu",
-        **_rope(attention),
-    }
-    if ffn.experts:
-        family, architecture = "mixtral", "MixtralForCausalLM"
-        fields |= {
-            "num_local_experts": ffn.experts,
-            "num_experts_per_tok": ffn.experts_per_token,
-            "sliding_window": attention.window,
-        }
-    elif attention.window:
-        family, architecture = "mistral", "MistralForCausalLM"
-        fields["sliding_window"] = attention.window
-    else:
-        fields |= {"attention_bias": attention.bias, "mlp_bias": ffn.bias}
-    return family, architecture, fields
+    family, architecture, own = _like_llama(config, attention, ffn)
+    return (
+        family,
+        f"{architecture}ForCausalLM",
+        {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": ffn.size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": attention.heads,
+            "num_key_value_heads": attention.kv_heads,
+            "head_dim": attention.head_dim,
+            "rms_norm_eps": config.norm_eps,
+            "hidden_act": "silu",
+            **_rope(config, attention),
+            **own,
+        },
+    )
+
+
+def _like_llama(
+    config: ModelConfig, attention: Attention, ffn: FeedForward
+) -> tuple[str, str, dict[str, Any]]:
+    """Which family has these biases, window, experts and turned dimensions, and its own fields."""
+    biases = (attention.bias, attention.biased_output, ffn.bias)
+    partial = attention.turned.rotary_dim != attention.head_dim
+    window = {"sliding_window": attention.window}
+    if ffn.experts and not (any(biases) or partial):
+        per_token = ffn.experts_per_token
+        experts = {"num_local_experts": ffn.experts, "num_experts_per_tok": per_token}
+        return "mixtral", "Mixtral", {**experts, **window}
+    if partial and not (any(biases) or ffn.experts):
+        return "phi3", "Phi3", {**window, "pad_token_id": 0}
+    if biases == (True, False, False) and not (ffn.experts or partial):
+        on = attention.window is not None
+        layers = {"use_sliding_window": on, "max_window_layers": 0 if on else config.num_layers}
+        return "qwen2", "Qwen2", {**window, **layers}
+    if attention.window and not (any(biases) or partial):
+        return "mistral", "Mistral", window
+    if biases[0] == biases[1] and not (attention.window or ffn.experts or partial):
+        return "llama", "Llama", {"attention_bias": attention.bias, "mlp_bias": ffn.bias}
+    raise NoFamily(
+        f"model '{config.name}': of theirs with RMS norms only Llama and Qwen2 have biases, "
+        "without experts, Llama without a window; and only Phi-3, which has neither, turns a part "
+        "of a head's dimensions"
+    )
 
 
 def _gpt2(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
@@ -192,7 +210,6 @@ def _granite_hybrid(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
         "num_local_experts": 0,
         "num_experts_per_tok": 0,
         "position_embedding_type": "rope",
-        "max_position_embeddings": MAX_POSITIONS,
         "rms_norm_eps": config.norm_eps,
         "hidden_act": "silu",
         "layer_types": [
@@ -208,18 +225,14 @@ def _granite_hybrid(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
         "mamba_chunk_size": 64,
         "mamba_conv_bias": True,
         "mamba_proj_bias": False,
-        **_rope(attention),
+        **_rope(config, attention),
     }
     return "granitemoehybrid", "GraniteMoeHybridForCausalLM", fields
 
 
-def _rope(attention: Attention) -> dict[str, Any]:
-    """The base under the names of transformers 5 and of earlier readers."""
-    theta = attention.rope_theta
-    return {
-        "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-    }
+def _rope(config: ModelConfig, attention: Attention) -> dict[str, Any]:
+    scaling = attention.rope and resolve(attention.rope, config.trained_context)
+    return write_rope(scaling, attention.turned, attention.head_dim, config.trained_context)
 
 
 _FAMILIES = {

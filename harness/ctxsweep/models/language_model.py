@@ -25,10 +25,17 @@ MIXERS = {
 }
 
 
+STREAMING = "ctxsweep.models.streaming:StreamingMixer"  # attention with sinks
+
+
 def _build(path: str, config: ModelConfig, layer: int) -> Mixer:
     module, name = path.split(":")
     factory: Callable[[ModelConfig, int], Mixer] = getattr(import_module(module), name)
     return factory(config, layer)
+
+
+def _has_sinks(config: ModelConfig) -> bool:
+    return config.attention is not None and config.attention.sinks is not None
 
 
 class Layer(nn.Module):
@@ -38,7 +45,8 @@ class Layer(nn.Module):
         super().__init__()
         kind = config.layer_mixers()[index]
         self.mixer_norm = norm(config)
-        self.mixer = _build(MIXERS[kind], config, index)
+        streaming = kind == "attention" and _has_sinks(config)
+        self.mixer = _build(STREAMING if streaming else MIXERS[kind], config, index)
         self.ffn_norm: nn.Module | None = None
         self.ffn: nn.Module | None = None
         if kind == "rwkv7":
@@ -79,6 +87,8 @@ class ModelState:
         self.layers = layers
         self.pages = pages
         self.length = 0
+        self.horizon = 0
+        """Length of the prompt that is coming, where it was said: keys are turned for it."""
         self._newest: StateMark | None = None
 
     def begin(self, tokens: int) -> None:
@@ -126,7 +136,7 @@ class ModelState:
 
     def clear(self) -> None:
         """Forget all tokens and the mark; reservations stay."""
-        self.length = 0
+        self.length = self.horizon = 0
         self._newest = None
         if self.pages is not None:
             self.pages.clear()
@@ -166,7 +176,7 @@ class LanguageModel(nn.Module):
     def new_state(self, spec: StateSpec) -> ModelState:
         """An empty state for a batch."""
         pages = None
-        if self.config.attention is not None:
+        if self.config.attention is not None and not _has_sinks(self.config):
             pages = PageTable(
                 spec.batch_size,
                 spec.max_tokens,
@@ -178,21 +188,29 @@ class LanguageModel(nn.Module):
         spec = replace(spec, pages=pages)
         return ModelState([layer.states(spec) for layer in self.layers], pages)
 
-    def forward(self, tokens: Tensor, state: ModelState, all_logits: bool = False) -> Tensor:
-        """``tokens [B, T]`` to logits of the last token ``[B, V]``, or of all ``[B, T, V]``."""
+    def hidden(self, tokens: Tensor, state: ModelState) -> Tensor:
+        """``tokens [B, T]`` to what the last layer makes of them, ``[B, T, hidden]``."""
         state.begin(tokens.shape[1])
-        step = Step(start=state.length, impl=self.impl)
+        end = state.length + tokens.shape[1]
+        step = Step(start=state.length, horizon=max(state.horizon, end), impl=self.impl)
         x = self.embedding(tokens)
         if self.positions is not None:
-            last = state.length + tokens.shape[1]
-            x = x + self.positions.weight[state.length : last]
+            x = x + self.positions.weight[state.length : end]
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         for layer, states in zip(self.layers, state.layers, strict=True):
             x = layer(x, states, step)
         state.end(tokens.shape[1])
-        x = x if all_logits else x[:, -1]
-        return self.head(self.norm(x))
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[..., hidden]`` to ``[..., V]``."""
+        return self.head(self.norm(hidden))
+
+    def forward(self, tokens: Tensor, state: ModelState, all_logits: bool = False) -> Tensor:
+        """``tokens [B, T]`` to logits of the last token ``[B, V]``, or of all ``[B, T, V]``."""
+        x = self.hidden(tokens, state)
+        return self.logits(x if all_logits else x[:, -1])
 
 
 def weight_bytes(model: nn.Module) -> int:

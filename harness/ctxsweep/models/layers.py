@@ -38,11 +38,14 @@ class LayerState(Protocol):
 class Step:
     """One call of the whole model: what its layers share on the way up.
 
-    ``carry`` is scratch that a lower layer leaves for the upper ones (RWKV-7's first values);
-    ``impl`` is the implementation that the ops are asked for.
+    ``horizon`` is the length of context that positions are turned for, where that matters (dynamic
+    NTK, LongRoPE): that of the prompt, as far as it is known beforehand. ``carry`` is scratch that
+    a lower layer leaves for the upper ones (RWKV-7's first values); ``impl`` is the implementation
+    that the ops are asked for.
     """
 
     start: int
+    horizon: int = 0
     impl: Impl = "auto"
     carry: dict[str, Tensor] = field(default_factory=dict)
 

@@ -1,18 +1,35 @@
-"""Positions in attention: rotary frequencies and ALiBi slopes."""
+"""Positions in attention, as tensors: rotary frequencies and ALiBi slopes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.rope import depends_on_length
 
-def rotary_frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
-    """Inverse frequencies ``theta^(-2i/d)``, ``[D/2]`` in fp32 (RoFormer, arXiv 2104.09864).
+
+class Rotary:
+    """How a layer's queries and keys turn: frequencies and attention factor, kept on the device.
 
     Always fp32: a rounded frequency turns the far end of a long context by whole radians.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-    return 1.0 / (theta**exponents)
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        assert config.attention is not None
+        self._config = config
+        self._device = device
+        self._by_length = depends_on_length(config.attention.rope)
+        self._length: int | None = None
+        self._known = torch.empty(0), 1.0
+
+    def at(self, length: int) -> tuple[Tensor, float]:
+        """``inv_freq [R/2]`` in fp32 and the attention factor, for ``length`` tokens."""
+        if self._length is None or (self._by_length and self._length != length):
+            found = self._config.turning(length)
+            frequencies = torch.tensor(found.inv_freq, dtype=torch.float32, device=self._device)
+            self._length, self._known = length, (frequencies, found.attention_factor)
+        return self._known
 
 
 def alibi_slopes(heads: int, device: torch.device) -> Tensor:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ctxsweep.backends.base import InvalidSeries
-from ctxsweep.backends.rope_scaling import KEPT, check_words
+from ctxsweep.backends.rope_scaling import check_fixed, checked, engine_words
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import FAMILIES
 from ctxsweep.models.hf_write import hf_config
+from ctxsweep.models.rope import Plain
 from ctxsweep.records import RopeScaling, Series
 
 NO_MAMBA_STATE = "starts the Mamba-1 scan of a call of more than one token from an empty state"
@@ -30,8 +31,6 @@ WHOLE_ONLY = {
 """Families that continue a context right one token at a time only, and what they do else."""
 WINDOWED = ("mistral", "mixtral")
 """Of the families of ``hf_config``, those that read ``sliding_window``."""
-SCALINGS = ("linear", "yarn", "llama3")
-"""RoPE scalings that any split of a prompt leaves alike."""
 
 
 def fields(series: Series, config: ModelConfig | None) -> Mapping[str, Any]:
@@ -85,13 +84,10 @@ def check_rope(series: Series, config: ModelConfig | None) -> None:
     attention = config.attention if config else None
     if config is not None and (attention is None or attention.position != "rope"):
         raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions; leave it out")
-    if rope.rope_type not in SCALINGS:
-        raise InvalidSeries(
-            "rope.rope_type",
-            f"{rope.rope_type} turns keys by how long the call's context is, so that those cached "
-            f"before no longer fit; nearest valid: yarn (of {', '.join(SCALINGS)})",
-        )
-    check_words(rope)
+    check_fixed("transformers", rope)
+    raw = fields(series, config)
+    positions = raw.get("original_max_position_embeddings", raw.get("max_position_embeddings"))
+    checked(rope, config.trained_context if config else positions, None)
 
 
 def check_family(family: str) -> None:
@@ -154,9 +150,14 @@ def _stretched(config: Any, rope: RopeScaling) -> dict[str, Any]:
             f"transformers' {config.model_type} has no rotary positions of one kind for all "
             "layers; leave it out",
         )
-    kept = {word: present[word] for word in KEPT if word in present}
     trained = rope.original_max_position_embeddings or config.max_position_embeddings
+    partial = present.get("partial_rotary_factor") or 1.0
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    plain = Plain(int(head_dim * partial), present["rope_theta"])
+    kept = {"partial_rotary_factor": partial} if partial != 1.0 else {}
+    words = engine_words("transformers", rope, trained, plain)
+    longest = int(trained * words.get("factor", 1.0))
     return {
-        "rope_parameters": kept | rope.model_dump(exclude_none=True),
-        "max_position_embeddings": max(config.max_position_embeddings, int(trained * rope.factor)),
+        "rope_parameters": kept | words,
+        "max_position_embeddings": max(config.max_position_embeddings, longest),
     }

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported, chunk_tokens
-from ctxsweep.backends.rope_scaling import KEPT, NEEDED, check_words
+from ctxsweep.backends.rope_scaling import engine_words
 from ctxsweep.backends.vllm_engine.memory import STATE_DTYPE
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.rope import Plain
 from ctxsweep.records import RopeScaling, Series
 
 WORKER = "ctxsweep.backends.vllm_engine.worker.FittingWorker"
@@ -216,33 +216,28 @@ def _rope_parameters(
     series: Series, rope: RopeScaling, config: ModelConfig | None
 ) -> dict[str, Any]:
     """``rope_parameters`` of ``config.json``, stretched. Raises ``InvalidSeries``."""
-    if rope.rope_type not in NEEDED:
-        raise InvalidSeries(
-            "rope.rope_type",
-            f"vLLM fixes {rope.rope_type} scaling at the longest context, so that short ones are "
-            f"stretched too; valid: {', '.join(NEEDED)}",
-        )
-    check_words(rope)
-    given = rope.model_dump(exclude_none=True)
+    plain, trained = _plain_rope(series, config)
+    words = engine_words("vLLM", rope, trained, plain)
     if rope.rope_type == "longrope":
-        given |= _longrope_scales(rope)
+        # Under vLLM's names: it would take the attention factor from the positions instead.
+        words |= dict.fromkeys(("short_mscale", "long_mscale"), words["attention_factor"])
+    return words
+
+
+def _plain_rope(series: Series, config: ModelConfig | None) -> tuple[Plain, int | None]:
+    """Rotary positions of the model as they were trained, and over how many tokens."""
     if config is not None:
         if config.attention is None or config.attention.position != "rope":
             raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions")
-        return {"rope_theta": config.attention.rope_theta, **given}
+        return config.attention.turned, config.trained_context
     raw = _raw(series)
     written = {**raw, **(raw.get("rope_parameters") or {})}
     if "rope_theta" not in written:
         raise InvalidSeries("rope", "the model's configuration names no rope_theta to stretch")
-    return {**{word: written[word] for word in KEPT if word in written}, **given}
-
-
-def _longrope_scales(rope: RopeScaling) -> dict[str, float]:
-    """The attention factor under vLLM's names: it would take it from the positions instead."""
-    trained, factor = rope.original_max_position_embeddings or 0, rope.attention_factor
-    if factor is None and trained > 1:
-        factor = math.sqrt(1 + math.log(rope.factor) / math.log(trained))
-    return {} if factor is None else {"short_mscale": factor, "long_mscale": factor}
+    head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // raw.get("num_attention_heads", 1)
+    partial = written.get("partial_rotary_factor") or 1.0
+    trained = written.get("original_max_position_embeddings", raw.get("max_position_embeddings"))
+    return Plain(int(head_dim * partial), written["rope_theta"]), trained
 
 
 def _raw(series: Series) -> Mapping[str, Any]:
