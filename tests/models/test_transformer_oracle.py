@@ -31,6 +31,19 @@ SHAPE = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+PHI3 = {**SHAPE, "pad_token_id": 0}
+
+
+def longrope(trained: int) -> dict[str, Any]:
+    """A Phi-3 whose positions turn by its short factors up to ``trained`` tokens."""
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+    return {
+        **PHI3,
+        "original_max_position_embeddings": trained,
+        "rope_parameters": {"rope_type": "longrope", **factors},
+    }
+
+
 ORACLES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {**SHAPE, "rope_theta": 5e5}),
     "llama-bias-tied": (
@@ -39,6 +52,23 @@ ORACLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama-wide-heads": ("Llama", {**SHAPE, "head_dim": 32}),
     "mistral-window": ("Mistral", {**SHAPE, "sliding_window": 20}),
+    "qwen2": ("Qwen2", {**SHAPE, "rope_theta": 1e6}),
+    "qwen2-window-tied": (
+        "Qwen2",
+        {
+            **SHAPE,
+            "use_sliding_window": True,
+            "sliding_window": 20,
+            "max_window_layers": 0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "phi3": ("Phi3", {**PHI3, "sliding_window": 20}),
+    "phi3-partial": (
+        "Phi3",
+        {**PHI3, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    ),
+    "phi3-longrope": ("Phi3", longrope(trained=128)),
     "mixtral": ("Mixtral", {**SHAPE, "num_local_experts": 5, "num_experts_per_tok": 2}),
     "gpt2": (
         "GPT2",
@@ -55,9 +85,8 @@ ORACLES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def oracle(name: str) -> transformers.PreTrainedModel:
+def oracle(family: str, fields: dict[str, Any]) -> transformers.PreTrainedModel:
     """A random model of transformers; weights large enough for attention to be uneven."""
-    family, fields = ORACLES[name]
     suffix = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
     config = getattr(transformers, f"{family}Config")(**fields, attn_implementation="eager")
     torch.manual_seed(7)
@@ -72,7 +101,7 @@ def oracle(name: str) -> transformers.PreTrainedModel:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[transformers.PreTrainedModel, LanguageModel]:
-    theirs = oracle(request.param)
+    theirs = oracle(*ORACLES[request.param])
     folder: Path = tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder)
     return theirs, load_folder(folder, torch.float32, CPU)
@@ -90,6 +119,17 @@ def test_logits_equal_those_of_transformers(
         wanted = theirs(tokens()).logits
     assert wanted.std() > 0.5  # there is something to be wrong about
     assert (feed(ours, tokens()) - wanted).abs().max() <= 1e-4
+
+
+def test_long_factors_beyond_the_trained_length(tmp_path: Path, feed: Feed) -> None:
+    """In one call: which factors turn follows from the length, so that no split gives the same."""
+    theirs = oracle("Phi3", longrope(trained=64))
+    theirs.save_pretrained(tmp_path)
+    ours = load_folder(tmp_path, torch.float32, CPU)
+    for length in (64, TOKENS):
+        with torch.no_grad():
+            wanted = theirs(tokens(length=length)).logits
+        assert (feed(ours, tokens(length=length)) - wanted).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("splits", [1, 7, 8, 33, [5, 1, 1, 40, 1, 22]])

@@ -94,8 +94,8 @@ def cache_bytes(
     for kind in config.layer_mixers():
         if kind == "attention":
             attention = _attention(config)
-            pages = len(visible_pages(context_tokens, storage.page_size, attention.window))
-            total += pages * storage.page_size * storage.kv_token_bytes(attention)
+            held = _held_tokens(attention, storage, context_tokens)
+            total += held * storage.kv_token_bytes(attention)
         else:
             total += recurrent.state_bytes(config, kind, storage.dtype)
     return total * batch_size
@@ -107,7 +107,9 @@ def cache_bytes_per_token(config: ModelConfig, storage: Storage, context_tokens:
     if not layers:
         return 0.0
     attention = _attention(config)
-    full = attention.window is not None and context_tokens >= attention.window - 1
+    # Pages let go at once of what the next token cannot see, a ring when that token comes.
+    span, let_go = attention.span, 0 if attention.sinks else 1
+    full = span is not None and context_tokens >= span - let_go
     return 0.0 if full else float(layers * storage.kv_token_bytes(attention))
 
 
@@ -195,14 +197,22 @@ def _attention(config: ModelConfig) -> Attention:
     return config.attention
 
 
+def _held_tokens(attention: Attention, storage: Storage, context_tokens: int) -> int:
+    """Tokens that a sequence has room for: whole pages, or with sinks a ring beside them."""
+    if attention.sinks and attention.span:
+        return min(context_tokens, attention.span)
+    pages = visible_pages(context_tokens, storage.page_size, attention.window)
+    return len(pages) * storage.page_size
+
+
 def _learned_positions(config: ModelConfig) -> bool:
     return config.attention is not None and config.attention.position == "learned"
 
 
 def _window(config: ModelConfig, context_tokens: int) -> int:
     """Tokens that a query can see at most, itself included."""
-    window = config.attention.window if config.attention else None
-    return min(window, context_tokens) if window else context_tokens
+    span = config.attention.span if config.attention else None
+    return min(span, context_tokens) if span else context_tokens
 
 
 def _attention_matrix(config: ModelConfig) -> int:
@@ -216,8 +226,9 @@ def _mixer_parameters(config: ModelConfig, layer: int) -> int:
     if kind != "attention":
         return recurrent.mixer_parameters(config, kind, layer)
     a = _attention(config)
-    biases = (a.heads + 2 * a.kv_heads) * a.head_dim + config.hidden_size
-    return _attention_matrix(config) + (biases if a.bias else 0)
+    biases = (a.heads + 2 * a.kv_heads) * a.head_dim if a.bias else 0
+    biases += config.hidden_size if a.biased_output else 0
+    return _attention_matrix(config) + biases
 
 
 def _expert_matrix(config: ModelConfig) -> int:

@@ -65,6 +65,11 @@ _LLAMA: Layout = {
         for part in ("weight", "bias")
     },
 }
+_PHI3: Layout = {
+    **_LLAMA,
+    "layers.{i}.mixer.qkv.weight": stored(_LLAMA_LAYER + "self_attn.qkv_proj.weight"),
+    "layers.{i}.ffn.gate_up.weight": stored(_LLAMA_LAYER + "mlp.gate_up_proj.weight"),
+}
 _EXPERT = _LLAMA_LAYER + "block_sparse_moe.experts.{e}."
 _MIXTRAL: Layout = {
     **_LLAMA_ATTENTION,
@@ -144,6 +149,8 @@ _GRANITE_HYBRID: Layout = {
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "llama": (_LLAMA,),
     "mistral": (_LLAMA,),
+    "qwen2": (_LLAMA,),
+    "phi3": (_PHI3,),
     "mixtral": (_MIXTRAL, _MIXTRAL_5),
     "gpt2": (_GPT2,),
     "mamba": (_mamba("mamba"),),
