@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ctxsweep.analysis.crossover import all_crossovers
 from ctxsweep.analysis.metrics import METRICS, measure, reading_at_context
 from ctxsweep.analysis.numerics import numerics_checks
+from ctxsweep.analysis.quality import summarise_quality
 from ctxsweep.analysis.samples import contended_share, outlier_count
 from ctxsweep.analysis.scaling import Points, verdict
 from ctxsweep.analysis.summary import (
@@ -52,10 +54,12 @@ def summarise(
     elapsed_s: float = 0.0,
     environment: Environment | None = None,
     order: Sequence[str] = (),
+    quality: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Derive everything that the report says from a run's records.
 
     ``order`` names the series as the scenario does; without it they come as they were measured.
+    ``quality`` is the scenario's section of that name.
     A cell that was measured again counts by its last record. Failures stay as cells without
     metrics; they end the curves, and the verdicts say where and why.
     """
@@ -95,6 +99,7 @@ def summarise(
         environment=environment or next((r.environment for r in cells if r.environment), None),
         started_at=started_at,
         elapsed_s=elapsed_s,
+        quality=summarise_quality(cells, values, quality or {}),
     )
 
 

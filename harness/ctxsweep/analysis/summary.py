@@ -6,20 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from ctxsweep.analysis.interval import Estimate as Estimate
+from ctxsweep.analysis.quality_summary import QualitySummary
 from ctxsweep.frozen import Frozen
 from ctxsweep.records import Ceilings, Environment, ProcedureKind, Series, Status
 
 Better = Literal["lower", "higher", "neither"]
 ScalingClass = Literal["O(1)", "O(n)", "O(n²)", "undecided"]
-
-
-class Estimate(Frozen):
-    """A median of ``n`` samples; ``low`` and ``high`` are None where there is no interval."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int = 1
 
 
 class CellSummary(Frozen):
@@ -161,3 +154,4 @@ class Summary(Frozen):
     environment: Environment | None
     started_at: str
     elapsed_s: float
+    quality: QualitySummary | None = Field(None, description="Where the run measured quality.")

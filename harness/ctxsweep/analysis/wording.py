@@ -37,3 +37,16 @@ def quantity(value: float, unit: str) -> str:
 def _three(value: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(digits, 3)}f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def signed(value: float) -> str:
+    """A difference of losses: ``+0.008``, ``−0.010``, ``+2.65``; ``0`` if it is exactly that."""
+    if value == 0:
+        return "0"
+    digits = 3 if abs(value) < 0.9995 else 2
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def listed(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

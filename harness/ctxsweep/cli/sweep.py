@@ -135,6 +135,7 @@ def derive(folder: RunFolder) -> Summary:
         elapsed_s=_elapsed_s(manifest, records),
         environment=manifest.environment,
         order=[str(series["name"]) for series in manifest.scenario.get("series", ())],
+        quality=manifest.scenario.get("quality"),
     )
 
 

@@ -1,0 +1,53 @@
+"""How often the answer of a task was exact, with Wilson's interval."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from math import sqrt
+
+from ctxsweep.analysis.estimate import Z95
+from ctxsweep.analysis.interval import Estimate
+from ctxsweep.analysis.quality_summary import TaskRate
+from ctxsweep.records import Record
+from ctxsweep.records_quality import TaskName, Trial
+
+
+def wilson(exact: int, trials: int) -> Estimate:
+    """A share with the score interval of Wilson (1927), which few trials do not make absurd."""
+    share, square = exact / trials, Z95**2
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    half = Z95 * sqrt(share * (1 - share) / trials + square / (4 * trials**2))
+    half /= 1 + square / trials
+    low, high = min(share, centre - half), max(share, centre + half)
+    return Estimate(value=share, low=max(0.0, low), high=min(1.0, high), n=trials)
+
+
+def task_rates(records: Sequence[Record]) -> tuple[TaskRate, ...]:
+    """Of every cell and task: all depths together, then every depth."""
+    rates = []
+    for record in records:
+        groups: dict[tuple[TaskName, float | None], list[Trial]] = defaultdict(list)
+        for trial in record.quality.trials if record.quality else ():
+            groups[trial.task, None].append(trial)
+            groups[trial.task, trial.depth].append(trial)
+        place = {(task, depth): (task, -1.0 if depth is None else depth) for task, depth in groups}
+        rates += [
+            _rate(record, task, depth, groups[task, depth])
+            for task, depth in sorted(groups, key=lambda key: place[key])
+        ]
+    return tuple(rates)
+
+
+def _rate(record: Record, task: TaskName, depth: float | None, trials: list[Trial]) -> TaskRate:
+    exact = sum(trial.exact for trial in trials)
+    return TaskRate(
+        series=record.cell.series.name,
+        task=task,
+        context_tokens=record.cell.context_tokens,
+        depth=depth,
+        exact=exact,
+        trials=len(trials),
+        share=wilson(exact, len(trials)),
+        log_probability=sum(trial.log_probability for trial in trials) / len(trials),
+    )
