@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import FAMILIES, BadModelFolder
 from ctxsweep.models.hf_write import NoFamily, hf_config
 from ctxsweep.models.inline import BadInlineModel
+from ctxsweep.models.pretrained import cache_folder
 from ctxsweep.records import DType, Series
 
 MISSPELT = 0.88
@@ -43,7 +44,7 @@ def model_type(model: str | Mapping[str, Any]) -> str | None:
     """
     if catalog.is_folder(model):
         try:
-            return transformers_config.model_type(Path(str(model)))
+            return transformers_config.model_type(catalog.weights_of(model))
         except BadModelFolder as error:
             raise InvalidSeries("model", str(error)) from error
     if isinstance(model, Mapping) and "model_type" in model:
@@ -131,24 +132,29 @@ def check_kv_dtype(series: Series, config: ModelConfig) -> None:
 def model_folder(series: Series, seed: int) -> Path:
     """A folder with ``config.json`` and weights of the series' model.
 
-    A folder that the series names is given back as it is; anything else is drawn once with
-    ``seed`` in the series' dtype and kept in ``cache_folder()``. RoPE scaling is the caller's to
-    lay over. Raises ``InvalidSeries``, ``Unsupported`` and what writing raises.
+    A folder that the series names is given back as it is. Anything else is written in the series'
+    dtype, once, and kept in ``cache_folder()``: the weights of a GGUF file, or those drawn with
+    ``seed``. RoPE scaling is the caller's to lay over. Raises ``InvalidSeries``, ``Unsupported``
+    and what writing raises.
     """
     if catalog.is_folder(series.model):
-        return Path(str(series.model))
+        return catalog.weights_of(series.model)
     config = check_model(series)
     if config is None:
         assert isinstance(series.model, Mapping)
         return _foreign_folder(series.model, seed, series.dtype)
     fields = hf_config(config, series.dtype)
+    if catalog.is_gguf(series.model):
+        return _folder_of_gguf(catalog.weights_of(series.model), fields, config, series.dtype)
     return kept(fields, seed, lambda folder: _write(folder, fields, config, seed, series.dtype))
 
 
 def weights_name(series: Series, seed: int) -> str:
     """What tells whether two engines ran the same weights (of one model); for the record."""
-    if catalog.is_folder(series.model) or catalog.is_pth(series.model):
-        return str(Path(str(series.model)).resolve())
+    path = catalog.path_of(series.model)
+    if path is not None:
+        named = series.model in catalog.all_names()
+        return str(series.model) if named else str(path.resolve())
     return f"random, seed {seed}, drawn on cpu"
 
 
@@ -172,11 +178,30 @@ def kept(identity: Mapping[str, Any], seed: int, write: Callable[[Path], None]) 
     return folder
 
 
-def cache_folder() -> Path:
-    """Where checkpoints are kept: ``$CTXSWEEP_CACHE``, or ctxsweep/ in the user's cache folder."""
-    own = os.environ.get("CTXSWEEP_CACHE")
-    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(users) / "ctxsweep" / "checkpoints"
+def _folder_of_gguf(
+    path: Path, fields: Mapping[str, Any], config: ModelConfig, dtype: DType
+) -> Path:
+    """The model of a GGUF file, dequantised, with its tokenizer where that is built."""
+    from ctxsweep.models.gguf_index import read_index
+    from ctxsweep.models.gguf_tokenizer import BadTokenizer, token_ids, tokenizer_from
+
+    index, stat = read_index(path), path.stat()
+    fields = {**fields, **token_ids(index)}
+    identity = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, fields]
+
+    def write(folder: Path) -> None:
+        import torch
+
+        from ctxsweep.models.gguf_file import load_gguf
+        from ctxsweep.models.weights import save_weights
+
+        model = load_gguf(path, getattr(torch, dtype), torch.device("cpu"), config)
+        (folder / "config.json").write_text(json.dumps(fields, indent=1))
+        save_weights(model, fields["model_type"], folder / "model.safetensors")
+        with suppress(BadTokenizer):
+            tokenizer_from(index).save(str(folder / "tokenizer.json"))
+
+    return kept({"gguf": identity}, 0, write)
 
 
 def _write(

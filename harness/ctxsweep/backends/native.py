@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ctxsweep.backends import checkpoints
@@ -106,7 +105,7 @@ class NativeBackend:
             )
         check_options(series, OPTIONS)
         if series.options.get("weights") == "checkpoint":
-            checkpoints.check_model(series)
+            checkpoints.check_model(_stored(series))
 
     @classmethod
     def estimate(cls, series: Series, context_tokens: int, batch_size: int) -> Cost | None:
@@ -127,12 +126,16 @@ class NativeBackend:
             if stored or catalog.is_folder(series.model):
                 from ctxsweep.models.weights import load_folder
 
-                folder = checkpoints.model_folder(series, limits.seed)
+                folder = checkpoints.model_folder(_stored(series), limits.seed)
                 model = load_folder(folder, dtype, device, config)
+            elif catalog.is_gguf(series.model):
+                from ctxsweep.models.gguf_file import load_gguf
+
+                model = load_gguf(catalog.weights_of(series.model), dtype, device, config)
             elif catalog.is_pth(series.model):
                 from ctxsweep.models.weights_rwkv import load_rwkv7
 
-                model = load_rwkv7(Path(str(series.model)), config, dtype, device)
+                model = load_rwkv7(catalog.weights_of(series.model), config, dtype, device)
             else:
                 from ctxsweep.models.language_model import build
 
@@ -240,8 +243,8 @@ class NativeBackend:
 
 
 def _config(series: Series) -> ModelConfig:
-    """The series' model, its window overridden where the series says so."""
-    config = checkpoints.model_config(series)
+    """The series' model, with what the series says of its attention laid over."""
+    config = checkpoints.model_config(series, sinks=True)
     if config is None:
         catalog_of = "a model of the catalogue, or a folder of a family that is built"
         raise InvalidSeries("model", f"native does not build this architecture; take {catalog_of}")
@@ -255,8 +258,13 @@ def _config(series: Series) -> ModelConfig:
     return config if series.rope is None else stretched(config, series.rope)
 
 
+def _stored(series: Series) -> Series:
+    """The series as its weights are kept: sinks change none, and no other engine has them."""
+    return series.model_copy(update={"sinks": None})
+
+
 def _weights_name(series: Series, limits: Limits) -> str:
-    stored = catalog.is_folder(series.model) or catalog.is_pth(series.model)
+    stored = catalog.path_of(series.model) is not None
     drawn = not stored and series.options.get("weights") != "checkpoint"
     if drawn and limits.device != "cpu":  # a GPU's generator gives other numbers
         return f"random, seed {limits.seed}, drawn on {limits.device}"

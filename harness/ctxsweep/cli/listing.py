@@ -12,6 +12,7 @@ from rich.table import Table
 from ctxsweep.backends.base import BACKENDS
 from ctxsweep.cli.complete import scenario_files
 from ctxsweep.models import catalog
+from ctxsweep.models.pretrained import PRETRAINED
 from ctxsweep.scenario import ScenarioError, load_scenario
 from ctxsweep.scenario_schema import json_schema
 
@@ -41,9 +42,12 @@ def scenarios() -> Table:
 
 
 def models() -> Table:
-    """Name, shape and source of every model of the catalogue."""
+    """Name, shape and source of every model of the catalogue, shipped with weights or fetched."""
     table = Table("model", "mixer", "layers", "hidden", "source", box=None)
-    for name in catalog.names():
+    for name in catalog.all_names():
+        if name in PRETRAINED and not PRETRAINED[name].path.is_file():
+            table.add_row(name, "", "", "", f"{PRETRAINED[name].summary}; ctxsweep fetch {name}")
+            continue
         config = catalog.load_config(name)
         mixers = " + ".join(dict.fromkeys(config.layer_mixers()))
         shape = str(config.num_layers), str(config.hidden_size)
@@ -63,5 +67,5 @@ def backends() -> Table:
 
 def schema_text() -> str:
     """The JSON schema of scenario files, as it is committed."""
-    schema = json_schema(catalog.names(), list(BACKENDS))
+    schema = json_schema(catalog.all_names(), list(BACKENDS))
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

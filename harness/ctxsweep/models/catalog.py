@@ -1,4 +1,4 @@
-"""Models by name: the catalogue's YAML files, the folder of a model, or a checkpoint of RWKV.
+"""Models by name: the catalogue's YAML files, those with weights (shipped or fetched), or a path.
 
 Never imports torch.
 """
@@ -15,11 +15,15 @@ import yaml
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.gguf_config import config_from_gguf
 from ctxsweep.models.hf_config import BadModelFolder, config_from, config_from_folder
 from ctxsweep.models.inline import inline_config
+from ctxsweep.models.pretrained import PRETRAINED
 from ctxsweep.models.rwkv_checkpoint import BadCheckpoint, config_from_pth
 
 CATALOG = Path(__file__).parent / "catalog"
+TRAINED = Path(__file__).parent / "trained"
+"""Folders of models that come with the package, weights and all."""
 
 
 class UnknownModel(ValueError):
@@ -31,12 +35,22 @@ def names() -> list[str]:
     return sorted(path.stem for path in CATALOG.glob("*.yaml"))
 
 
+def trained_names() -> list[str]:
+    """The names of the models that come with the package, weights and all, sorted."""
+    return sorted(path.parent.name for path in TRAINED.glob("*/config.json"))
+
+
+def all_names() -> list[str]:
+    """Every name that a scenario may give: of the catalogue, shipped with weights, fetched."""
+    return [*names(), *trained_names(), *PRETRAINED]
+
+
 def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
-    """The configuration of a catalogue name, of a folder with a ``config.json``, of an RWKV
+    """The configuration of a name, of a folder with a ``config.json``, of a GGUF file, of an RWKV
     checkpoint, or written out (in our words, or with a ``model_type`` in those of ``config.json``).
 
     Raises:
-        UnknownModel: there is no such name or folder, or the folder cannot be read.
+        UnknownModel: there is no such name or path, it was not fetched, or it cannot be read.
         BadInlineModel: a model that is written out cannot be.
     """
     if isinstance(model, Mapping):
@@ -45,23 +59,28 @@ def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
         return inline_config(model, load_config)
     if model in names():
         return _read(CATALOG / f"{model}.yaml")
-    if is_folder(model):
-        try:
-            return config_from_folder(Path(model))
-        except BadModelFolder as error:
-            raise UnknownModel(str(error)) from error
-    if is_pth(model):
-        try:
-            return config_from_pth(Path(model))
-        except BadCheckpoint as error:
-            raise UnknownModel(str(error)) from error
-    near = get_close_matches(model, names(), n=1, cutoff=0.4)
+    path = path_of(model)
+    if path is not None and path.exists():
+        return _at(path)
+    if model in PRETRAINED:
+        raise UnknownModel(f"'{model}' is not here yet: ctxsweep fetch {model}")
+    near = get_close_matches(model, all_names(), n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise UnknownModel(
-        f"'{model}' is not in the catalogue and not a model folder or .pth file; "
+        f"'{model}' is not in the catalogue and not a model folder, .gguf or .pth file; "
         f"{hint}"
-        f"Known: {', '.join(names())}"
+        f"Known: {', '.join(all_names())}"
     )
+
+
+def _at(path: Path) -> ModelConfig:
+    """The configuration of a folder or file."""
+    try:
+        if path.is_dir():
+            return config_from_folder(path)
+        return config_from_pth(path) if path.suffix == ".pth" else config_from_gguf(path)
+    except (BadModelFolder, BadCheckpoint) as error:
+        raise UnknownModel(str(error)) from error
 
 
 def _foreign(model: Mapping[str, Any]) -> ModelConfig:
@@ -72,14 +91,44 @@ def _foreign(model: Mapping[str, Any]) -> ModelConfig:
         raise UnknownModel(str(error)) from error
 
 
+def path_of(model: str | Mapping[str, Any]) -> Path | None:
+    """The folder or file that a model's weights lie in, were they fetched or not.
+
+    None for a name of the catalogue, for a model that is written out, and for anything else.
+    """
+    if not isinstance(model, str) or model in names():
+        return None
+    if model in trained_names():
+        return TRAINED / model
+    if model in PRETRAINED:
+        return PRETRAINED[model].path
+    is_model = os.path.isdir(model) or (model.endswith((".pth", ".gguf")) and os.path.isfile(model))
+    return Path(model) if is_model else None
+
+
+def weights_of(model: str | Mapping[str, Any]) -> Path:
+    """``path_of`` a model that has one."""
+    path = path_of(model)
+    assert path is not None
+    return path
+
+
 def is_folder(model: str | Mapping[str, Any]) -> bool:
-    """Whether a model's name is the path of a folder (a catalogue name wins)."""
-    return isinstance(model, str) and model not in names() and os.path.isdir(model)
+    """Whether a model is a folder with a ``config.json``."""
+    path = path_of(model)
+    return path is not None and path.is_dir()
+
+
+def is_gguf(model: str | Mapping[str, Any]) -> bool:
+    """Whether a model is a ``.gguf`` file."""
+    path = path_of(model)
+    return path is not None and path.suffix == ".gguf" and path.is_file()
 
 
 def is_pth(model: str | Mapping[str, Any]) -> bool:
-    """Whether a model's name is the path of a ``.pth`` file."""
-    return isinstance(model, str) and model.endswith(".pth") and os.path.isfile(model)
+    """Whether a model is a ``.pth`` file."""
+    path = path_of(model)
+    return path is not None and path.suffix == ".pth" and path.is_file()
 
 
 def _read(path: Path) -> ModelConfig:

@@ -36,7 +36,7 @@ WINDOWED = ("mistral", "mixtral")
 def fields(series: Series, config: ModelConfig | None) -> Mapping[str, Any]:
     """The model's ``config.json`` before the series' overrides; ``config`` as ``check_model``'s."""
     if catalog.is_folder(series.model):
-        text = (Path(str(series.model)) / "config.json").read_text(encoding="utf-8")
+        text = (catalog.weights_of(series.model) / "config.json").read_text(encoding="utf-8")
         read: Mapping[str, Any] = json.loads(text)
         return read
     if config is not None:

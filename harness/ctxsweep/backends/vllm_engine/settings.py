@@ -244,5 +244,7 @@ def _raw(series: Series) -> Mapping[str, Any]:
     """The ``config.json`` that the series names or writes out."""
     if isinstance(series.model, Mapping):
         return series.model
-    raw: dict[str, Any] = json.loads((Path(series.model) / "config.json").read_text("utf-8"))
+    raw: dict[str, Any] = json.loads(
+        (catalog.weights_of(series.model) / "config.json").read_text("utf-8")
+    )
     return raw
