@@ -8,8 +8,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctxsweep.expansion import blocks, expand
 from ctxsweep.records import Series
-from ctxsweep.scenario import Procedure, Scenario, Sentinel, blocks, expand, load_scenario
+from ctxsweep.scenario import Procedure, Scenario, Sentinel, load_scenario
 
 LONG = Path(__file__).parents[1] / "scenarios" / "long_ctx.yaml"
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ctxsweep.cli import app, find
 from ctxsweep.cli.plan import estimate_series
-from ctxsweep.scenario import expand
+from ctxsweep.expansion import expand
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
 TEXTS = {path.stem: path.read_text() for path in FILES}

@@ -1,4 +1,4 @@
-"""The scenario file: its schema, how it is loaded for a device, and its expansion into cells.
+"""The scenario file: its schema, and how it is loaded for a device.
 
 A file is a mapping. ``defaults`` lie under every series; the ``cpu`` or ``cuda`` section lies over
 the whole file on that device (mappings merge key by key, null removes a key); options of the
@@ -8,18 +8,17 @@ command line lie over both.
 from __future__ import annotations
 
 import json
-import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ctxsweep.frozen import Frozen
-from ctxsweep.records import Cell, ProcedureKind, Series
+from ctxsweep.records import ProcedureKind, Series
 from ctxsweep.scenario_messages import first_error, nearest
+from ctxsweep.scenario_quality import QualityPlan
 from ctxsweep.scenario_units import Bytes, Contexts, ContextTokens, parse_contexts
 from ctxsweep.scenario_yaml import (
     Document,
@@ -36,8 +35,6 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Sentinel",
-    "blocks",
-    "expand",
     "load_scenario",
     "parse_contexts",
 ]
@@ -134,7 +131,34 @@ class Scenario(Frozen):
     threads: int | None = Field(None, ge=1, le=4096, description="Default: the physical cores.")
     procedure: Procedure = Procedure()
     budgets: Budgets = Budgets()
+    quality: QualityPlan | None = Field(
+        None, description="Losses of a text and tasks at every context; cells are independent."
+    )
     series: tuple[Series, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _quality(self) -> Self:
+        if self.quality is None:
+            return self
+        reference = self.quality.reference
+        if reference.context not in self.contexts:
+            near = min(self.contexts, key=lambda n: abs(n - reference.context))
+            raise ValueError(
+                f"quality.reference.context = {reference.context} is not one of the contexts; "
+                f"nearest valid: {near}"
+            )
+        if self.batch_sizes != (1,):
+            raise ValueError("quality is measured one sequence at a time; set batch_sizes: 1")
+        if self.procedure.kind == "ladder" and "kind" in self.procedure.model_fields_set:
+            raise ValueError(
+                "quality measures every context afresh; set procedure.kind: independent"
+            )
+        if self.quality.target_tokens > min(self.contexts):
+            raise ValueError(
+                f"quality.target_tokens = {self.quality.target_tokens} exceeds the shortest "
+                f"context; nearest valid: {min(self.contexts)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _size(self) -> Self:
@@ -174,6 +198,7 @@ def load_scenario(
     names = _apply_defaults(document)
     scenario = _validate(document, path, device, names)
     _check_sentinel(document, scenario)
+    scenario = _with_reference(document, scenario)
     for one in scenario.series if find_problem else ():
         problem = find_problem(one) if find_problem else None
         if problem:
@@ -250,89 +275,39 @@ def _check_sentinel(document: Document, scenario: Scenario) -> None:
         )
 
 
+def _with_reference(document: Document, scenario: Scenario) -> Scenario:
+    """The series that quality is compared with, by name: the first, unless the file says which."""
+    if scenario.quality is None:
+        return scenario
+    names = [one.name for one in scenario.series]
+    named = scenario.quality.reference.series or names[0]
+    if named not in names:
+        raise document.error(
+            ("quality", "reference", "series"),
+            f"no series is named '{named}'; {nearest(named, names)}",
+        )
+    reference = scenario.quality.reference.model_copy(update={"series": named})
+    quality = scenario.quality.model_copy(update={"reference": reference})
+    return scenario.model_copy(update={"quality": quality})
+
+
 def _select(scenario: Scenario, wanted: str) -> Scenario:
-    """Keep the series named, in their order. A sentinel that goes with them moves to the first."""
+    """Keep the series named, in their order, and the reference of quality.
+
+    A sentinel that goes with the others moves to the first.
+    """
     by_name = {one.name: one for one in scenario.series}
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names or [""]:
         if name not in by_name:
             message = f"no series is named '{name}'; {nearest(name, list(by_name))}"
             raise ScenarioError(f"--series {wanted[:80]}", "", message)
+    reference = scenario.quality and scenario.quality.reference.series
+    if reference and reference not in names:
+        names.insert(0, reference)
     procedure = scenario.procedure
     if procedure.sentinel and procedure.sentinel.series not in names:
         moved = procedure.sentinel.model_copy(update={"series": names[0]})
         procedure = procedure.model_copy(update={"sentinel": moved})
     kept = tuple(by_name[name] for name in dict.fromkeys(names))
     return scenario.model_copy(update={"series": kept, "procedure": procedure})
-
-
-def expand(scenario: Scenario) -> tuple[Cell, ...]:
-    """The cells in the order in which they are to be measured; pure, seeded by ``seed``.
-
-    Random order shuffles the series (and, where cells are independent, each one's contexts);
-    a ladder climbs. ``abba`` goes through the series forward and back, context by context.
-    """
-    ordered = _abba(scenario) if scenario.procedure.order == "abba" else _random(scenario)
-    sentinel = scenario.procedure.sentinel
-    if sentinel is None:
-        return tuple(cell for block in ordered for cell in block)
-    name = sentinel.series or scenario.series[0].name
-    watched = next(one for one in scenario.series if one.name == name)
-    cells: list[Cell] = []
-    stops = [i for i in range(len(ordered)) if i % sentinel.every == 0] + [len(ordered)]
-    for occurrence, (start, end) in enumerate(zip(stops, [*stops[1:], stops[-1]], strict=True)):
-        cells.append(
-            _cell(scenario, watched, sentinel.context, scenario.batch_sizes[0]).model_copy(
-                update={
-                    "role": "sentinel",
-                    "procedure": "independent",
-                    "occurrence": occurrence,
-                }
-            )
-        )
-        cells.extend(cell for block in ordered[start:end] for cell in block)
-    return tuple(cells)
-
-
-def blocks(cells: Sequence[Cell]) -> Iterator[tuple[Cell, ...]]:
-    """Neighbouring cells that one child process measures with one loaded model."""
-
-    def same(cell: Cell) -> tuple[str, int, str, int]:
-        return cell.series.name, cell.batch_size, cell.role, cell.occurrence
-
-    for _, block in groupby(cells, key=same):
-        yield tuple(block)
-
-
-def _cell(scenario: Scenario, series: Series, context_tokens: int, batch_size: int) -> Cell:
-    return Cell(
-        scenario=scenario.name,
-        series=series,
-        context_tokens=context_tokens,
-        generate_tokens=scenario.generate_tokens,
-        batch_size=batch_size,
-        procedure=scenario.procedure.kind,
-        seed=scenario.seed,
-    )
-
-
-def _random(scenario: Scenario) -> list[list[Cell]]:
-    rng = random.Random(scenario.seed)
-    found = []
-    for series in scenario.series:
-        for batch_size in scenario.batch_sizes:
-            contexts = list(scenario.contexts)
-            if scenario.procedure.kind == "independent":
-                rng.shuffle(contexts)
-            found.append([_cell(scenario, series, n, batch_size) for n in contexts])
-    rng.shuffle(found)
-    return found
-
-
-def _abba(scenario: Scenario) -> list[list[Cell]]:
-    points = [(b, n) for b in scenario.batch_sizes for n in scenario.contexts]
-    return [
-        [_cell(scenario, series, context_tokens, batch_size)]
-        for turn, (batch_size, context_tokens) in enumerate(points)
-        for series in (scenario.series if turn % 2 == 0 else reversed(scenario.series))
-    ]

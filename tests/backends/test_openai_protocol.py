@@ -21,7 +21,7 @@ from ctxsweep.backends.openai_server import metrics as openai_metrics
 from ctxsweep.backends.openai_server import stream as openai_stream
 from ctxsweep.backends.openai_server.backend import OpenAIServer
 from ctxsweep.backends.openai_server.connection import ServerError, message_of
-from ctxsweep.execute.rig import Prompts, Rig
+from ctxsweep.execute.rig import RandomPrompts, Rig
 from ctxsweep.measure.clock import make_clock
 from ctxsweep.measure.memory import MemoryMeter
 from ctxsweep.measure.power import NoPowerMeter
@@ -257,7 +257,7 @@ def test_samples_hold_the_streams_time_and_none_of_this_process(script: Script) 
             clock=make_clock("cpu"),
             memory=MemoryMeter(backend, "cpu", remote=True),
             power=NoPowerMeter("none"),
-            prompts=Prompts(backend.vocab_size, 1, seed=0),
+            prompts=RandomPrompts(backend.vocab_size, 1, seed=0),
             watcher=Unwatched(),
         )
         rig.climb(TOKENS, repeat=0)

@@ -28,10 +28,11 @@ from ctxsweep.backends.openai_server.backend import OpenAIServer
 from ctxsweep.backends.openai_server.connection import ServerError
 from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.sweep import Silent, run_sweep
+from ctxsweep.expansion import expand
 from ctxsweep.records import Cell, Record, Series
 from ctxsweep.report.page import build_report
 from ctxsweep.report.verdicts import verdict_rows
-from ctxsweep.scenario import Procedure, Scenario, expand
+from ctxsweep.scenario import Procedure, Scenario
 from ctxsweep.store import RunFolder
 
 pytestmark = pytest.mark.skipif(

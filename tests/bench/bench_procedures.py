@@ -18,8 +18,9 @@ from ctxsweep.analysis.summarise import summarise
 from ctxsweep.analysis.summary import Estimate, Summary
 from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.sweep import run_sweep
+from ctxsweep.expansion import expand
 from ctxsweep.records import Record, Series, Status
-from ctxsweep.scenario import Budgets, Procedure, Scenario, expand
+from ctxsweep.scenario import Budgets, Procedure, Scenario
 from ctxsweep.store import RunFolder
 
 CONTEXTS = tuple(1 << power for power in range(10, 15))

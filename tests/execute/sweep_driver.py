@@ -12,8 +12,9 @@ from typing import Any
 
 from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.sweep import run_sweep
+from ctxsweep.expansion import expand
 from ctxsweep.records import Series
-from ctxsweep.scenario import Budgets, Procedure, Scenario, Sentinel, expand
+from ctxsweep.scenario import Budgets, Procedure, Scenario, Sentinel
 from ctxsweep.store import RunFolder
 
 MEMORY_BYTES = 400 << 20

@@ -13,7 +13,7 @@ from fake_backend import FakeBackend
 from ctxsweep.backends.base import Limits
 from ctxsweep.execute.prediction import PrefillCurve
 from ctxsweep.execute.procedure import PrefixCacheHit, independent, ladder
-from ctxsweep.execute.rig import Prompts, Rig, noise
+from ctxsweep.execute.rig import RandomPrompts, Rig, noise
 from ctxsweep.measure.clock import Timing
 from ctxsweep.measure.memory import MemoryMeter
 from ctxsweep.measure.power import NoPowerMeter
@@ -86,7 +86,7 @@ def make(
     backend = FakeBackend(line, limits)
     clock = ScriptedClock(backend, cost)
     memory = MemoryMeter(backend, "cpu")
-    prompts = Prompts(backend.vocab_size, 2, 0)
+    prompts = RandomPrompts(backend.vocab_size, 2, 0)
     power = NoPowerMeter("a test")
     rig = Rig(backend, line, 2, how, clock, memory, power, prompts, Diary())
     return rig, cells, backend
@@ -267,11 +267,11 @@ def test_prefill_is_cut_as_the_series_says(chunk: Any, calls: int, samples: int)
 
 
 def test_prompts_are_new_for_every_repetition_and_the_same_for_a_seed() -> None:
-    prompts = Prompts(1000, 2, seed=7)
+    prompts = RandomPrompts(1000, 2, seed=7)
     first = prompts.next(64)
     prompts.start(1)
     second = prompts.next(64)
-    again = Prompts(1000, 2, seed=7).next(64)
+    again = RandomPrompts(1000, 2, seed=7).next(64)
     assert first.shape == (2, 64)
     assert (first == again).all()
     assert (first != second).mean() > 0.9

@@ -7,7 +7,7 @@ import pytest
 from fake_backend import FakeBackend
 
 from ctxsweep.backends.base import Capabilities, Limits, Tokens
-from ctxsweep.execute.rig import Prompts, Rig
+from ctxsweep.execute.rig import RandomPrompts, Rig
 from ctxsweep.measure.clock import HostClock
 from ctxsweep.measure.memory import MemoryMeter
 from ctxsweep.measure.power import NoPowerMeter
@@ -51,7 +51,7 @@ def rig_of(**capabilities: bool) -> tuple[Rig, Asking]:
     limits = Limits(1024, BATCH, "cpu", 1, 0)
     backend = Asking(series, limits, Capabilities(**capabilities))
     memory = MemoryMeter(backend, "cpu", backend.capabilities.remote)
-    prompts = Prompts(backend.vocab_size, BATCH, 0)
+    prompts = RandomPrompts(backend.vocab_size, BATCH, 0)
     how = Procedure(min_samples=8)
     power = NoPowerMeter("a test")
     return Rig(backend, series, BATCH, how, HostClock(), memory, power, prompts, Nobody()), backend

@@ -16,8 +16,9 @@ from sweep_driver import MEMORY_BYTES, scenario_of
 from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.job import Job, failure
 from ctxsweep.execute.sweep import Display, Outcome, Silent, run_sweep
+from ctxsweep.expansion import expand
 from ctxsweep.records import Cell, Record, Series, Status
-from ctxsweep.scenario import Budgets, Procedure, Scenario, Sentinel, expand
+from ctxsweep.scenario import Budgets, Procedure, Scenario, Sentinel
 from ctxsweep.store import RunFolder
 
 QUICK = Procedure(max_cell_s=0.2, min_samples=2, warmup_tokens=2)

@@ -61,7 +61,7 @@ def _measure_afresh(rig: Rig, cell: Cell, left_s: float, warmups: tuple[Sample, 
         if stop != "time":
             with rig.power.phase("decode"):
                 stop = rig.decode(decode, [] if repeat else memory, cell.generate_tokens, repeat)
-    return _record(
+    return ok_record(
         rig,
         cell,
         samples=tuple(prefill + decode),
@@ -121,7 +121,7 @@ class _Ladder:
             mark = rig.backend.snapshot()
             climb_s = now() - climb_start - self.decode_s
             decode, decode_readings, stop = self._decode(cell, mark)
-            yield _record(
+            yield ok_record(
                 rig,
                 cell,
                 samples=(*self._reached(cell), *climb, *decode),
@@ -207,7 +207,11 @@ def over_budget(cell: Cell, predicted_s: float, left_s: float) -> Record:
     )
 
 
-def _record(rig: Rig, cell: Cell, **measured: Any) -> Record:
+def ok_record(rig: Rig, cell: Cell, **measured: Any) -> Record:
+    """The record of a cell that was measured, with what the engine says of itself now.
+
+    Raises ``PrefixCacheHit``.
+    """
     engine = rig.backend.engine()
     if engine.get("cached_tokens"):
         raise PrefixCacheHit(

@@ -36,7 +36,17 @@ class Watcher(Protocol):
         """A chunk or a token is done."""
 
 
-class Prompts:
+class Prompts(Protocol):
+    """Where a prefill's tokens come from."""
+
+    def start(self, repeat: int) -> None:
+        """Begin the prompt of a repetition."""
+
+    def next(self, tokens: int) -> Tokens:
+        """The next ``[B, tokens]`` of the prompt."""
+
+
+class RandomPrompts:
     """Seeded random tokens, new for each repetition so that no prefix can be found again."""
 
     def __init__(self, vocab_size: int, batch_size: int, seed: int) -> None:
@@ -106,8 +116,13 @@ class Rig:
         self.seen.clear()
         return tuple(samples)
 
-    def climb(self, target: int, repeat: int) -> tuple[list[Sample], list[MemoryReading]]:
-        """Prefill in chunks up to ``target`` tokens of context; a reading after every chunk."""
+    def climb(
+        self, target: int, repeat: int, after: Callable[[int, int], None] | None = None
+    ) -> tuple[list[Sample], list[MemoryReading]]:
+        """Prefill in chunks up to ``target`` tokens of context; a reading after every chunk.
+
+        ``after`` is called behind every chunk, with where it began and its tokens; not timed.
+        """
         samples, readings = [], []
         for chunk in self._chunks(target):
             tokens = chunk.shape[1]
@@ -115,6 +130,8 @@ class Rig:
             samples.append(self._time("prefill", self._feed(chunk), tokens, repeat))
             self.position += tokens
             readings.append(self.memory.reading("prefill", self.position))
+            if after is not None:
+                after(self.position - tokens, tokens)
             self.watcher.tick(self.position, None)
         self.seen += samples
         return samples, readings

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from ctxsweep.execute.executors import Display, Executor
 from ctxsweep.execute.job import Job, not_tried, rules_out
+from ctxsweep.expansion import blocks
 from ctxsweep.measure.environment import available_memory_bytes, physical_cores
 from ctxsweep.records import Cell, Record, Status
-from ctxsweep.scenario import Scenario, blocks
+from ctxsweep.scenario import Scenario
 from ctxsweep.store import RunFolder
 
 FREE_SHARE = 0.9

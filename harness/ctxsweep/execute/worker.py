@@ -15,18 +15,20 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from ctxsweep.backends.base import Backend, InvalidSeries, Limits, Unsupported, resolve_backend
 from ctxsweep.execute.job import Begin, Failed, Job, Loaded, Measured, Message, Tick
 from ctxsweep.execute.probe import read_probe
 from ctxsweep.execute.procedure import independent, ladder
-from ctxsweep.execute.rig import Prompts, Rig
+from ctxsweep.execute.rig import RandomPrompts, Rig
+from ctxsweep.execute.scored import scored
 from ctxsweep.measure.clock import make_clock
 from ctxsweep.measure.environment import read_environment
 from ctxsweep.measure.memory import MemoryMeter, resident_bytes
 from ctxsweep.measure.power import NoPowerMeter, make_power_meter
-from ctxsweep.records import Ceilings, Cell, Probe, Status
+from ctxsweep.records import Ceilings, Cell, Probe, Record, Status
 
 TICK_S = 1.0
 PR_SET_PDEATHSIG = 1
@@ -140,7 +142,7 @@ def _measure(job: Job, channel: Channel) -> None:
         clock=make_clock(job.device),
         memory=MemoryMeter(backend, job.device, remote),
         power=power,
-        prompts=Prompts(backend.vocab_size, job.cells[0].batch_size, job.cells[0].seed),
+        prompts=RandomPrompts(backend.vocab_size, job.cells[0].batch_size, job.cells[0].seed),
         watcher=channel,
     )
     # Collections at random moments would land in some samples and not in others. What is loaded by
@@ -148,7 +150,7 @@ def _measure(job: Job, channel: Channel) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    procedure = ladder if can_climb(backend, job) else independent
+    procedure = _procedure(backend, job)
     for record in procedure(rig, job.cells, job.budgets):
         engine = {**record.engine, "procedure": procedure.__name__}
         known = {
@@ -161,6 +163,12 @@ def _measure(job: Job, channel: Channel) -> None:
         gc.collect()
     power.close()
     backend.close()
+
+
+def _procedure(backend: Backend, job: Job) -> Callable[..., Iterator[Record]]:
+    if job.cells[0].quality is not None:
+        return scored
+    return ladder if can_climb(backend, job) else independent
 
 
 def can_climb(backend: Backend, job: Job) -> bool:

@@ -1,0 +1,159 @@
+"""The procedure of cells that ask for quality: a prefill of real text that is scored as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ctxsweep.backends.base import Tokens, Unsupported
+from ctxsweep.execute.procedure import MAX_PREFILL_READINGS, ok_record, over_budget
+from ctxsweep.execute.rig import Rig
+from ctxsweep.measure.memory import thin
+from ctxsweep.quality.corpus import Corpus, block_losses, read_corpus, stretch
+from ctxsweep.quality.haystack import Haystack
+from ctxsweep.quality.tasks import task_prompts
+from ctxsweep.quality.tokenizer import Tokenizer, tokenizer_of
+from ctxsweep.quality.trials import run_tasks
+from ctxsweep.records import Cell, MemoryReading, Record, Sample
+from ctxsweep.records_quality import CellQuality, LossPass, PassPlan, Quality, Trial
+from ctxsweep.scenario import Budgets
+from ctxsweep.store import utc_now
+
+
+class TextPrompt:
+    """A stretch of text in the place of random tokens."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self.start(0)
+
+    def start(self, repeat: int) -> None:
+        """From its beginning again."""
+        self._position = 0
+
+    def next(self, tokens: int) -> Tokens:
+        """The next ``[1, tokens]``."""
+        here = self._position
+        self._position += tokens
+        return self._tokens[None, here : self._position]
+
+
+def scored(rig: Rig, cells: Sequence[Cell], budgets: Budgets) -> Iterator[Record]:
+    """Every cell: losses along its context and the other passes it asks for, then its tasks.
+
+    The prefill of the first ``repeats`` stretches is timed, and decode after the first, as the
+    ``independent`` procedure does; the heads' work for the scores is not among it.
+    """
+    if not rig.backend.capabilities.scores:
+        raise Unsupported(
+            f"backend {rig.series.backend} does not show what it thinks of every token",
+            "Take backend native, or remove the section quality",
+        )
+    if rig.series.prefill_chunk == "recurrent":
+        raise Unsupported("quality is scored chunk by chunk", "Set prefill_chunk to a number")
+    begun = rig.clock.now()
+    warmups = rig.warm_up()
+    for cell in cells:
+        assert cell.quality is not None
+        rig.watcher.begin(cell)
+        left_s = min(budgets.cell_s, budgets.series_s - (rig.clock.now() - begun))
+        predicted_s = rig.predict_s(0, cell.context_tokens)
+        if predicted_s > left_s:
+            yield over_budget(cell, predicted_s, left_s)
+            continue
+        yield _Reading(rig, cell, cell.quality).record(warmups)
+        warmups = ()
+
+
+class _Reading:
+    """One cell's quality, and the samples that its prefills leave."""
+
+    def __init__(self, rig: Rig, cell: Cell, plan: CellQuality) -> None:
+        self.rig, self.cell, self.plan = rig, cell, plan
+        self.tokenizer: Tokenizer = tokenizer_of(cell.series.model)
+        self.corpus: Corpus = read_corpus(plan.text, self.tokenizer, plan.stretch_ends[-1])
+        self.samples: list[Sample] = []
+        self.memory: list[MemoryReading] = []
+        self.stop = "count"
+        self.engine: dict[str, Any] = {}
+
+    def record(self, warmups: tuple[Sample, ...]) -> Record:
+        rig, at, start = self.rig, utc_now(), self.rig.clock.now()
+        rig.memory.start_cell()
+        passes = [
+            self._pass(index, plan)
+            for index in range(len(self.plan.stretch_ends))
+            for plan in self.plan.passes
+        ]
+        trials = tuple(self._trials())
+        quality = Quality(
+            text=self.corpus.source,
+            tokenizer=self.tokenizer.name,
+            trained_tokens=self.engine.get("model", {}).get("trained_context"),
+            rope=self.engine.get("rope"),
+            passes=tuple(passes),
+            trials=trials,
+        )
+        record = ok_record(
+            rig,
+            self.cell,
+            samples=tuple(self.samples),
+            warmups=warmups,
+            memory=tuple(self.memory),
+            stopped_by=self.stop,
+            power=rig.power.take("prefill", "decode"),
+            quality=quality,
+            started_at=at,
+            elapsed_s=rig.clock.now() - start,
+        )
+        return record.model_copy(update={"engine": self.engine})
+
+    def _pass(self, index: int, plan: PassPlan) -> LossPass:
+        """Feed one stretch, keep its losses; what is of the cell's own context is timed."""
+        rig = self.rig
+        tokens = stretch(self.corpus, self.plan, index, plan)
+        own = plan == self.plan.passes[0]
+        rig.prompts = TextPrompt(tokens[:-1])
+        rig.restart(index)
+        losses: list[np.ndarray] = []
+
+        def score(position: int, count: int) -> None:
+            targets = tokens[None, position + 1 : position + count + 1]
+            losses.append(rig.backend.scores(targets).losses[0])
+
+        with rig.power.phase("prefill"):
+            samples, readings = rig.climb(plan.context_tokens, index, score)
+        if own and index < rig.procedure.repeats:
+            self.samples += samples
+        if own and index == 0:
+            self.memory += thin(readings, MAX_PREFILL_READINGS)
+            self._decode()
+            self.engine = rig.backend.engine()  # as it was at the cell's own context
+        return LossPass(
+            context_tokens=plan.context_tokens,
+            stretch=index,
+            end_offset=plan.end_offset,
+            block_tokens=self.plan.block_tokens,
+            losses=block_losses(np.concatenate(losses), self.plan.block_tokens),
+        )
+
+    def _decode(self) -> None:
+        taken: list[Sample] = []
+        with self.rig.power.phase("decode"):
+            stop = self.rig.decode(taken, self.memory, self.cell.generate_tokens, 0)
+        self.stop = stop or "count"
+        self.samples += taken
+
+    def _trials(self) -> Iterator[Trial]:
+        """All trials of all tasks, one by one."""
+        chunk = self.rig.series.prefill_chunk
+        chunk_tokens = chunk if isinstance(chunk, int) else self.cell.context_tokens
+        haystack = Haystack.of(self.corpus, self.tokenizer)
+        for task, plan in self.plan.tasks.items():
+            prompts = task_prompts(task, plan, haystack, self.cell.context_tokens, self.cell.seed)
+            for trial in run_tasks(self.rig.backend, prompts, chunk_tokens):
+                self.rig.watcher.tick(self.cell.context_tokens, None)
+                yield trial
+        self.rig.backend.reset()
