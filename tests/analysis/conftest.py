@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from ctxsweep.records import (
     Series,
     Status,
 )
+
+# Tests find the made-up runs that lie beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 CHUNK = 512
 WEIGHTS = 10_000_000

@@ -56,7 +56,7 @@ class _Choice:
         if equal:
             sentence += f" No difference to {_names(equal)} was shown."
         if others:
-            sentence += f" Also within {self._allowed}: {', '.join(map(_short, others))}."
+            sentence += f" Also within {self._allowed}: {', '.join(map(self._other, others))}."
         return Advice(
             context_tokens=self._context,
             series=best.series,
@@ -124,7 +124,7 @@ class _Choice:
             parts.append(f"{_full(cell.harm)} at {context_label(self.question.short_context)}")
         position = self.breaks.get((cell.series, self._context))
         if position is not None:
-            parts.append(f"but above {self._allowed} {_from(position)}")
+            parts.append(f"above {self._allowed} {_from(position)}")
         return "; ".join(parts)
 
     def _tasks(self, cell: QualityCell) -> list[str]:
@@ -147,15 +147,24 @@ class _Choice:
         texts = [f"{name} {_times(ratio)}" for name, ratio in named if ratio is not None]
         return f"{listed(texts)} the time of {self.question.series} at {self._label}"
 
-    def _rest(self) -> str:
+    def _rest(self, told: QualityCell | None = None) -> str:
         text = ""
-        if open_ := self._standing("open"):
+        open_, beyond = (
+            [c for c in self._standing(kind) if c is not told] for kind in ("open", "beyond")
+        )
+        if open_:
             text += (
                 f" Not decided: {', '.join(f'{c.series} {_full(c.difference)}' for c in open_)}."
             )
-        if beyond := self._standing("beyond"):
+        if beyond:
             text += f" Beyond {self._allowed}: {', '.join(map(self._broken, beyond))}."
         return text
+
+    def _other(self, cell: QualityCell) -> str:
+        short = self.question.short_context
+        if short is None or cell.harm is None or cell.harm.low is None or cell.harm.low <= 0:
+            return _short(cell)
+        return f"{_short(cell)[:-1]}, but {signed(cell.harm.value)} at {context_label(short)})"
 
     def _broken(self, cell: QualityCell) -> str:
         position = self.breaks.get((cell.series, self._context))
@@ -169,7 +178,7 @@ class _Choice:
         said = "every series is beyond" if all_beyond else "no series is shown to be within"
         start = f"At {self._label} {said} {self._allowed} of {self._reference}"
         lowest = f"{nearest.series} has the lowest loss: {self._evidence(nearest)}."
-        return f"{start}. {lowest}{self._rest()}"
+        return f"{start}. {lowest}{self._rest(nearest)}"
 
 
 def _loss(cell: QualityCell) -> float:

@@ -43,8 +43,9 @@ def signed(value: float) -> str:
     """A difference of losses: ``+0.008``, ``−0.010``, ``+2.65``; ``0`` if it is exactly that."""
     if value == 0:
         return "0"
-    digits = 3 if abs(value) < 0.9995 else 2
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{abs(value):.{3 if abs(value) < 0.9995 else 2}f}"
+    sign = "" if float(text) == 0 else "+" if value > 0 else "−"
+    return sign + text
 
 
 def listed(names: list[str]) -> str:
