@@ -75,9 +75,10 @@ def test_the_rounding_of_a_narrow_reference_is_allowed_for_too() -> None:
         record("other", 1.0, model="tiny-mqa"),
         record("other", 1.0, weights="random, seed 0, drawn on cuda"),
         record("other", 1.0, window=64),
+        record("other", 1.0, sinks=4),
         record("other", 1.0, rope={"rope_type": "linear", "factor": 2.0}),
     ],
-    ids=["model", "weights", "window", "rope"],
+    ids=["model", "weights", "window", "sinks", "rope"],
 )
 def test_what_is_not_the_same_model_is_not_compared(other: Record) -> None:
     assert checks(record("first"), other) == {}

@@ -86,6 +86,7 @@ def test_a_cpu_run_is_unsupported_without_importing_the_package(name: str) -> No
         ("fla", {"model_type": "llama"}, {}, "model.model_type", "retnet, gla, rwkv6, rwkv7"),
         ("fla", "tiny-retnet", {"kv_dtype": "int8"}, "kv_dtype", "no keys and values"),
         ("fla", {"model_type": "gla"}, {"window": 64}, "window", "leave it out"),
+        ("fla", {"model_type": "gla"}, {"sinks": 4}, "sinks", "leave it out"),
         ("fla", "tiny-rwkv7", {"options": {"x": 1}}, "options", "'x' is unknown"),
     ],
 )

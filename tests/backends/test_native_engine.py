@@ -37,6 +37,9 @@ def prompt(tokens: int, batch: int = 2) -> np.ndarray:
         ({"model": "tiny-gqq"}, "model", "did you mean 'tiny-gqa'"),
         ({"model": "tiny-mamba2", "kv_dtype": "int8"}, "kv_dtype", "no attention"),
         ({"model": "tiny-rwkv7", "window": 64}, "window", "no attention"),
+        ({"model": "tiny-rwkv7", "sinks": 4}, "sinks", "no attention"),
+        ({"sinks": 4}, "sinks", "set window"),
+        ({"model": "tiny-alibi", "window": 64, "sinks": 4}, "sinks", "rotary positions"),
         ({"model": "tiny-rwkv6"}, "model", "backend rwkv runs it"),
         ({"prefill_chunk": 0}, "prefill_chunk", "at least 1"),
         ({"options": {"fast": True}}, "options", "'fast' is unknown"),
@@ -50,6 +53,20 @@ def test_a_series_that_can_never_run_is_refused(
     with pytest.raises(InvalidSeries, match=said) as caught:
         NativeBackend.check(asked)
     assert caught.value.key == key
+
+
+def test_sinks_change_no_weights() -> None:
+    """Nor need they be in a checkpoint that other engines read."""
+    seen = []
+    for settings in ({}, {"window": 60, "sinks": 4}):
+        one = series(options={"weights": "checkpoint"}, **settings)
+        backend = NativeBackend.load(one, limits())
+        backend.prefill(prompt(64))
+        seen.append(backend.logits())
+    assert abs(seen[0] - seen[1]).max() <= 1e-4
+    assert backend.engine()["implementations"] == {"streaming_attention": "torch"}
+    with pytest.raises(Unsupported, match="streaming_attention"):
+        NativeBackend.load(series(window=60, sinks=4, options={"impl": "triton"}), limits())
 
 
 def test_too_few_learned_positions_are_unsupported() -> None:

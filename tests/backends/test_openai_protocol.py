@@ -468,6 +468,7 @@ def test_nobody_there_is_said_with_what_to_start() -> None:
         ({"prefill_chunk": 512}, "prefill_chunk", "prefill_chunk: whole"),
         ({"model": "tiny-gqq"}, "model", "tiny-gqa"),
         ({"rope": RopeScaling(rope_type="yarn", factor=2)}, "rope", "command line"),
+        ({"window": 64, "sinks": 4}, "sinks", "backend native"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(update: Any, key: str, words: str) -> None:

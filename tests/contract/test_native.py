@@ -19,4 +19,8 @@ def runs(model: str) -> bool:
 
 class TestNative(Contract):
     backend = "native"
-    cases = tuple(Case(name) for name in catalog.names() if name.startswith("tiny-") and runs(name))
+    cases = (
+        *(Case(name) for name in catalog.names() if name.startswith("tiny-") and runs(name)),
+        Case({"like": "tiny-gqa", "attention": {"window": 32, "sinks": 4}}),
+        Case("tiny-gqa", {"window": 32, "sinks": 4}),
+    )

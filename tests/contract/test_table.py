@@ -48,6 +48,17 @@ def test_an_option_that_it_does_not_have_is_refused(name: str) -> None:
     assert caught.value.key.startswith("options")
 
 
+@every_engine
+def test_attention_sinks_are_natives_alone(name: str) -> None:
+    series = Series(name="x", backend=name, model="tiny-gqa", window=64, sinks=4)
+    if name == "native":
+        BACKENDS[name].adapter().check(series)
+        return
+    with pytest.raises(InvalidSeries, match="take backend native") as caught:
+        BACKENDS[name].adapter().check(series)
+    assert caught.value.key == "sinks"
+
+
 @pytest.mark.parametrize("name", LOADED_HERE)
 def test_it_is_under_the_contract(name: str) -> None:
     found = [

@@ -51,7 +51,8 @@ def _same(record: Record, probe: Probe) -> str:
     series = record.cell.series
     rope = None if series.rope is None else series.rope.model_dump()
     weights, prompt = record.engine["weights"], (probe.tokens, probe.vocabulary)
-    return json.dumps([series.model, series.window, rope, weights, prompt], sort_keys=True)
+    seen = (series.window, series.sinks)
+    return json.dumps([series.model, seen, rope, weights, prompt], sort_keys=True)
 
 
 def _kinds(series: Series) -> tuple[str, str]:

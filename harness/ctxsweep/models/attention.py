@@ -57,7 +57,7 @@ class AttentionState:
 class AttentionMixer(Mixer):
     """Projections (q, k and v in one matrix), rotary positions, attention over the cache."""
 
-    ops = ("rope_append", "paged_prefill_attention", "paged_decode_attention")
+    ops: tuple[str, ...] = ("rope_append", "paged_prefill_attention", "paged_decode_attention")
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()

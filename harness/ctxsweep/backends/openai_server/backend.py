@@ -31,6 +31,7 @@ from ctxsweep.backends.base import (
     Logits,
     Tokens,
     Unsupported,
+    refuse_sinks,
 )
 from ctxsweep.backends.openai_server import metrics as server_metrics
 from ctxsweep.backends.openai_server.connection import Server, ServerError
@@ -77,6 +78,7 @@ class OpenAIServer:
 
     @classmethod
     def check(cls, series: Series) -> None:
+        refuse_sinks(series)
         vocab_size(series)
         check_options(series.options)
         if series.prefill_chunk != "whole":
