@@ -48,11 +48,12 @@ class _Choice:
         """The best of the cells with the sentences that support it."""
         best = self._best()
         if best is None:
-            return Advice(context_tokens=self._context, series=None, sentence=self._none_holds())
+            return self._none_holds()
         equal = [c for c in self._standing("within") if c is not best and self._equals(c, best)]
         others = [c for c in self._standing("within") if c is not best and c not in equal]
         name = best.series if best.factor is None else f"{best.series} (factor {best.factor:g})"
-        sentence = f"At {self._label} take {name}: {self._evidence(best)}."
+        headline = f"At {self._label} take {name}"
+        sentence = f"{headline}: {self._evidence(best)}."
         if equal:
             sentence += f" No difference to {_names(equal)} was shown."
         if others:
@@ -62,6 +63,7 @@ class _Choice:
             series=best.series,
             factor=best.factor,
             equal=tuple(c.series for c in equal),
+            headline=headline,
             sentence=sentence + self._rest(),
         )
 
@@ -172,13 +174,18 @@ class _Choice:
             return _short(cell)
         return f"{_short(cell)[:-1]}, {_from(position)})"
 
-    def _none_holds(self) -> str:
+    def _none_holds(self) -> Advice:
         nearest = min(self.cells, key=_loss)
         all_beyond = all(cell.standing == "beyond" for cell in self.cells)
         said = "every series is beyond" if all_beyond else "no series is shown to be within"
-        start = f"At {self._label} {said} {self._allowed} of {self._reference}"
+        headline = f"At {self._label} {said} {self._allowed} of {self._reference}"
         lowest = f"{nearest.series} has the lowest loss: {self._evidence(nearest)}."
-        return f"{start}. {lowest}{self._rest(nearest)}"
+        return Advice(
+            context_tokens=self._context,
+            series=None,
+            headline=headline,
+            sentence=f"{headline}. {lowest}{self._rest(nearest)}",
+        )
 
 
 def _loss(cell: QualityCell) -> float:

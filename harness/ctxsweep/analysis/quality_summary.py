@@ -95,6 +95,7 @@ class Advice(Frozen):
     series: str | None = Field(description="None: no series is within what is allowed.")
     factor: float | None = None
     equal: tuple[str, ...] = ()
+    headline: str = Field(description="How the sentence begins.")
     sentence: str
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from math import sqrt
+from typing import get_args
 
 from ctxsweep.analysis.estimate import Z95
 from ctxsweep.analysis.interval import Estimate
@@ -31,12 +32,13 @@ def task_rates(records: Sequence[Record]) -> tuple[TaskRate, ...]:
         for trial in record.quality.trials if record.quality else ():
             groups[trial.task, None].append(trial)
             groups[trial.task, trial.depth].append(trial)
-        place = {(task, depth): (task, -1.0 if depth is None else depth) for task, depth in groups}
-        rates += [
-            _rate(record, task, depth, groups[task, depth])
-            for task, depth in sorted(groups, key=lambda key: place[key])
-        ]
+        rates += [_rate(record, *key, groups[key]) for key in sorted(groups, key=_place)]
     return tuple(rates)
+
+
+def _place(key: tuple[TaskName, float | None]) -> tuple[int, float]:
+    task, depth = key
+    return get_args(TaskName).index(task), -1.0 if depth is None else depth
 
 
 def _rate(record: Record, task: TaskName, depth: float | None, trials: list[Trial]) -> TaskRate:

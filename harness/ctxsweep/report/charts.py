@@ -9,9 +9,11 @@ from functools import partial
 import altair as alt
 
 from ctxsweep.analysis.summary import Summary
+from ctxsweep.records_quality import TaskName
 from ctxsweep.report.layers import Curves, shown_param
 from ctxsweep.report.parts import memory_parts
 from ctxsweep.report.placing import Row, Scale, context_scale, placed, y_scale
+from ctxsweep.report.quality_charts import loss_against_context, loss_by_position, task_map
 from ctxsweep.report.rows import (
     POINT_TIPS,
     failure_rows,
@@ -96,7 +98,37 @@ def _extent(rows: list[Row]) -> list[float]:
     return [row[key] for row in rows for key in ("y", "low", "high") if key in row]
 
 
+TASKS: dict[TaskName, str] = {
+    "passkey": "Is a passkey found?",
+    "multi_key": "Is the right one of many keys found?",
+    "variable_tracking": "Is a chain of variables followed?",
+}
+
 CHARTS: tuple[ChartEntry, ...] = (
+    ChartEntry(
+        "quality",
+        "What is lost along the context",
+        "Loss minus the reference's on the same tokens, 95% intervals. Each series a little aside; "
+        "the axis is linear about zero and logarithmic beyond.",
+        loss_against_context,
+    ),
+    ChartEntry(
+        "quality_positions",
+        "Where it is lost",
+        "Loss by position in the longest context of each series, minus healthy losses of the same "
+        "tokens, 95% intervals.",
+        loss_by_position,
+    ),
+    *(
+        ChartEntry(
+            f"quality_{task}",
+            title,
+            "Exact answers of all trials by context and depth: how far into the context, from its "
+            "start, the answer stood.",
+            partial(task_map, task=task),
+        )
+        for task, title in TASKS.items()
+    ),
     ChartEntry(
         "cache",
         "Memory that the context takes",

@@ -29,7 +29,8 @@ STRIP_ROW = 16
 class Scale:
     """An axis: its domain in data units and how pixels map to it.
 
-    Above ``data_high`` there is no data, hence no tick: that is the strip of failures.
+    Above ``data_high`` there is no data, hence no tick: that is the strip of failures. ``marks``
+    are ticks that are wished for in place of round figures.
     """
 
     low: float
@@ -38,6 +39,7 @@ class Scale:
     title: str
     log: bool = True
     data_high: float = math.inf
+    marks: tuple[float, ...] = ()
 
     def value_at(self, share: float) -> float:
         """The value at this share of the axis, 0 at its low end and 1 at its high end."""
@@ -53,6 +55,8 @@ class Scale:
 
     def ticks(self, most: int) -> list[float]:
         """Round figures for the labels of the axis."""
+        if self.marks:
+            return list(self.marks)
         high = min(self.high, self.data_high)
         if self.log:
             return log_ticks(self.low, high, self.unit.base, most)

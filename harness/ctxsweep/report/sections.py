@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from ctxsweep.analysis.summary import CellSummary, Crossover, Summary
 from ctxsweep.records import Environment
+from ctxsweep.report.quality_tables import quality_tables
 from ctxsweep.report.rows import STATUS_TEXT, failed_cells, interval_text, series_names
 from ctxsweep.report.side_by_side import HEADS, same_model_rows
+from ctxsweep.report.table import Table
 from ctxsweep.report.units import (
     BYTES,
     BYTES_PER_S,
@@ -37,25 +38,10 @@ STOPS = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A heading, sentences, and rows of text under ``heads``.
-
-    ``folded`` starts closed; ``first`` stands above the charts.
-    """
-
-    name: str
-    title: str
-    heads: tuple[str, ...] = ()
-    rows: Sequence[tuple[str, ...]] = ()
-    notes: tuple[str, ...] = ()
-    folded: bool = False
-    first: bool = False
-
-
 def tables(summary: Summary) -> list[Table]:
     """All tables that have something to say, in the order of the page."""
     found = (
+        *quality_tables(summary),
         _same_model(summary),
         *_crossovers(summary),
         _failures(summary),

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from ctxsweep.analysis.summary import CellSummary, ScalingClass, Summary
 from ctxsweep.records import Status
+from ctxsweep.report.printer import Printer
+from ctxsweep.report.quality_terminal import print_quality
 from ctxsweep.report.rows import STATUS_TEXT, failed_cells
 from ctxsweep.report.units import TOKENS
 from ctxsweep.report.verdicts import COLUMNS, VerdictCell, VerdictRow, answer, verdict_rows
@@ -40,7 +42,10 @@ def print_summary(
     """
     console = console or Console()
     rows = verdict_rows(summary)
-    say = _Printer(console)
+    say = Printer(console)
+    if summary.quality is not None:
+        print_quality(summary, console)
+        say.line("")
     say.line(answer(summary))
     say.line("")
     if console.width < NARROW_COLUMNS:
@@ -55,28 +60,7 @@ def print_summary(
         console.print(say.text(f"Report: {page}"), soft_wrap=True, highlight=False, markup=False)
 
 
-class _Printer:
-    """Prints text as it is, in the characters that the output can show."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._ascii = console.options.ascii_only
-
-    def text(self, text: str) -> str:
-        """``text``, spelled in ASCII where need be."""
-        if not self._ascii:
-            return text
-        spelled = {"²": "^2", "→": "->", "×": "x", "µ": "u", "–": "-", "−": "-", "·": "*", "✕": "x"}
-        for character, plain in spelled.items():
-            text = text.replace(character, plain)
-        return text.encode("ascii", "replace").decode()
-
-    def line(self, text: str, style: str = "") -> None:
-        """Print one line, wrapped at words."""
-        self._console.print(Text(self.text(text), style=style))
-
-
-def _table(say: _Printer, rows: list[VerdictRow], framed: bool) -> Table:
+def _table(say: Printer, rows: list[VerdictRow], framed: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD if framed else None, pad_edge=False)
     for head in ("Series", *(HEADS[column.metric] for column in COLUMNS)):
         table.add_column(head, overflow="fold")
@@ -91,13 +75,13 @@ def _table(say: _Printer, rows: list[VerdictRow], framed: bool) -> Table:
     return table
 
 
-def _numerics_text(say: _Printer, row: VerdictRow) -> Text:
+def _numerics_text(say: Printer, row: VerdictRow) -> Text:
     if row.numerics is None:
         return Text(say.text("–"), style="dim")
     return Text(say.text(row.numerics.short), style="" if row.numerics.agrees else "bold red")
 
 
-def _cell_text(say: _Printer, cell: VerdictCell | None) -> Text:
+def _cell_text(say: Printer, cell: VerdictCell | None) -> Text:
     if cell is None:
         return Text("not known", style="dim")
     first = Text(say.text(cell.scaling), style=STYLES[cell.scaling])
@@ -113,7 +97,7 @@ def _bytes_text(row: VerdictRow) -> str:
     return f"{row.measured}, formula {row.formula}, off by {row.difference}"
 
 
-def _print_row(say: _Printer, row: VerdictRow) -> None:
+def _print_row(say: Printer, row: VerdictRow) -> None:
     say.line(row.label, style="bold")
     for column in COLUMNS:
         cell = row.cells[column.metric]
@@ -124,7 +108,7 @@ def _print_row(say: _Printer, row: VerdictRow) -> None:
         say.line(f"  Numerics: {row.numerics.short} ({row.numerics.figures})")
 
 
-def _print_failures(say: _Printer, summary: Summary) -> None:
+def _print_failures(say: Printer, summary: Summary) -> None:
     failed = failed_cells(summary)
     if not failed:
         return

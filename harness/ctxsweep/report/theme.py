@@ -16,7 +16,8 @@ STATIC_FONT = "Liberation Sans, Arial, sans-serif"
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one mode. ``series`` in the order of the scenario's series."""
+    """Colours of one mode. ``series`` in the order of the scenario's series; ``shares`` from 0
+    to 1, each with a contrast of at least 4.5:1 to the text or to the background."""
 
     name: str
     background: str
@@ -28,6 +29,7 @@ class Theme:
     alarm: str
     badges: dict[str, str]
     parts: tuple[str, ...]
+    shares: tuple[str, ...]
     series: tuple[str, ...]
 
 
@@ -42,6 +44,7 @@ LIGHT = Theme(
     alarm="#b3261e",
     badges={"O(1)": "#0b6b3a", "O(n)": "#1f4fc4", "O(n²)": "#a0351c", "undecided": "#565d66"},
     parts=("#565d66", "#2743ba", "#8a94a3", "#d9480f", "#0b7a4b"),
+    shares=("#f3e4df", "#d7dcf2", "#8b9de0", "#4860c6", "#2743ba"),
     series=(
         "#2743ba",
         "#f95d17",
@@ -66,6 +69,7 @@ DARK = Theme(
     alarm="#ff8a80",
     badges={"O(1)": "#6fdc9c", "O(n)": "#8fb4ff", "O(n²)": "#ff9d7a", "undecided": "#a7afb9"},
     parts=("#c3cad3", "#7c9dfe", "#7d8793", "#f5ab12", "#4cc38a"),
+    shares=("#46302c", "#2b3556", "#3e4f8f", "#7f9ff0", "#a9c1fb"),
     series=(
         "#75a2f1",
         "#e3aa00",
@@ -146,6 +150,15 @@ def vega_config(theme: Theme, font: str = FONT) -> dict[str, Any]:
         },
         "text": {"color": theme.text},
         "rule": {"color": theme.muted},
-        "style": {"alarm": {"color": theme.alarm}, "muted": {"color": theme.muted}, "halo": halo},
-        "range": {"category": list(theme.series), "ordinal": list(theme.parts)},
+        "style": {
+            "alarm": {"color": theme.alarm},
+            "muted": {"color": theme.muted},
+            "halo": halo,
+            "inverse": {"color": theme.background},
+        },
+        "range": {
+            "category": list(theme.series),
+            "ordinal": list(theme.parts),
+            "heatmap": list(theme.shares),
+        },
     }

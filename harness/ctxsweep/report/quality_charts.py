@@ -1,0 +1,212 @@
+"""Charts of quality: loss against context and by position, and how often a task's answer is right.
+
+Losses differ by +5 where a model breaks and by +0.01 where it holds: their axis is logarithmic on
+both sides of zero and linear about it (symlog), so that both can be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import altair as alt
+
+from ctxsweep.analysis.interval import Estimate
+from ctxsweep.analysis.quality_summary import QualitySummary, TaskRate
+from ctxsweep.analysis.summary import Summary
+from ctxsweep.analysis.wording import signed
+from ctxsweep.records_quality import TaskName
+from ctxsweep.report.layers import SHOWN, Curves, data_of, of_role, shown_param, tooltip
+from ctxsweep.report.placing import HEIGHT, Row, Scale, placed, strip_height
+from ctxsweep.report.quality_tables import exact_text, nats, reference_text
+from ctxsweep.report.rows import failure_rows, series_names
+from ctxsweep.report.units import SHARE, TOKENS, Unit
+
+NATS = Unit("nats", ((1.0, ""),))
+LINEAR_NATS = 0.02
+"""Below this the axis is about linear."""
+TICK_GAP = 17.0
+AIR = 1.12
+DODGE = 0.004
+"""Series at one context stand this share of the axis apart, so that intervals can be told."""
+DARK_SHARE = 0.6
+PANEL_WIDTH, ROW_HEIGHT, COLUMNS = 230, 26, 3
+
+
+@dataclass(frozen=True)
+class SymlogScale(Scale):
+    """An axis on which ``sign(v)·log(1 + |v|/LINEAR_NATS)`` is linear."""
+
+    def value_at(self, share: float) -> float:
+        low, high = _bend(self.low), _bend(self.high)
+        return _unbend(low + (high - low) * share)
+
+    def share_of(self, value: float) -> float:
+        low, high = _bend(self.low), _bend(self.high)
+        return (_bend(value) - low) / (high - low)
+
+    def ticks(self, most: int) -> list[float]:
+        """Zero and round figures on both sides, as many as have room."""
+        rounds = [f * 10.0**p for p in range(-2, 3) for f in (1, 3)]
+        kept = [0.0]
+        for value in (*rounds[::2], *rounds[1::2], *(-r for r in rounds[::2])):
+            if not self.low <= value <= min(self.high, self.data_high):
+                continue
+            places = [self.share_of(tick) - self.share_of(value) for tick in kept]
+            if min(map(abs, places)) * HEIGHT >= TICK_GAP:
+                kept.append(value)
+        return sorted(kept)
+
+    def alt_scale(self) -> alt.Scale:
+        domain = [self.low, self.high]
+        return alt.Scale(type="symlog", constant=LINEAR_NATS, domain=domain, nice=False)
+
+
+def _bend(value: float) -> float:
+    return math.copysign(math.log1p(abs(value) / LINEAR_NATS), value)
+
+
+def _unbend(value: float) -> float:
+    return math.copysign(math.expm1(abs(value)) * LINEAR_NATS, value)
+
+
+def loss_scale(values: Iterable[float], title: str, strip_rows: int) -> SymlogScale:
+    """A scale that holds ``values`` and zero, and above them a strip for failures."""
+    held = [0.0, *values]
+    low, data_high = _bend(min(held)), _bend(max(held))
+    span = max(data_high - low, 1.0)
+    low, data_high = low - 0.04 * span, data_high + 0.05 * span
+    room = 1 - strip_height(strip_rows) / HEIGHT
+    high = low + (data_high - low) / room
+    return SymlogScale(
+        _unbend(low), _unbend(high), NATS, title, log=False, data_high=_unbend(data_high)
+    )
+
+
+def loss_against_context(summary: Summary) -> alt.LayerChart | None:
+    """Paired differences by context, a curve per series, with intervals."""
+    quality = summary.quality
+    if quality is None:
+        return None
+    rows = [
+        _point(cell.series, cell.context_tokens, cell.difference)
+        | {"context": TOKENS.text(cell.context_tokens)}
+        for cell in quality.cells
+        if cell.difference is not None
+    ]
+    if not rows:
+        return None
+    contexts = sorted({cell.context_tokens for cell in quality.cells})
+    low, high = contexts[0] / AIR, contexts[-1] * AIR
+    x = Scale(low, high, TOKENS, "context, tokens", marks=tuple(map(float, contexts)))
+    failures = [row for row in failure_rows(summary) if row["x"] in contexts]
+    names = series_names(summary)
+    drawn = _with_allowed(quality, rows, failures, "Δ loss, nats")
+    curves = Curves(names, drawn.rows, ("series", "context", "Δ loss"), x, drawn.scale)
+    _dodge(drawn.rows, names, high / low)
+    return curves.chart().add_params(shown_param(names))
+
+
+def loss_by_position(summary: Summary) -> alt.LayerChart | None:
+    """Differences to healthy losses by position in each series' longest context."""
+    quality = summary.quality
+    if quality is None or not quality.positions:
+        return None
+    rows = [
+        _point(curve.series, start + curve.bucket_tokens / 2, difference)
+        | {"position": f"{TOKENS.text(start)} to {TOKENS.text(start + curve.bucket_tokens)}"}
+        for curve in quality.positions
+        for start, difference in zip(curve.starts, curve.differences, strict=True)
+    ]
+    longest = max(curve.context_tokens for curve in quality.positions)
+    x = Scale(0.0, longest * 1.01, TOKENS, "position in the longest context", log=False)
+    names = series_names(summary)
+    drawn = _with_allowed(quality, rows, [], "Δ loss, nats")
+    tips = ("series", "position", "Δ loss")
+    curves = Curves(names, drawn.rows, tips, x, drawn.scale, symbols=False)
+    return curves.chart().add_params(shown_param(names))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    rows: list[Row]
+    scale: SymlogScale
+
+
+def _with_allowed(
+    quality: QualitySummary, rows: list[Row], failures: list[Row], title: str
+) -> _Drawn:
+    """Rows with roles and their scale, and a rule at what is allowed."""
+    extent = [row[key] for row in rows for key in ("y", "low", "high") if key in row]
+    strips = len({row["line"] for row in failures})
+    scale = loss_scale([*extent, quality.max_loss], title, strips)
+    label = f"allowed: {quality.max_loss:g} nats over {reference_text(quality)}"
+    rule = {"role": "ceiling", "y": quality.max_loss, "label": label}
+    return _Drawn([*placed(rows, failures, scale), rule], scale)
+
+
+def _point(series: str, x: float, estimate: Estimate) -> Row:
+    row: Row = {"series": series, "line": series, "x": x, "y": estimate.value}
+    if estimate.low is not None and estimate.high is not None and estimate.low < estimate.high:
+        row |= {"low": estimate.low, "high": estimate.high}
+    return row | {"Δ loss": nats(estimate)}
+
+
+def _dodge(rows: list[Row], names: tuple[str, ...], span: float) -> None:
+    """Move points, not names, apart sideways: each series by a little."""
+    step = DODGE * min(1.0, 6 / len(names)) * math.log(span)
+    for row in rows:
+        if row["role"] == "point":
+            row["x"] *= math.exp(step * (names.index(row["series"]) - (len(names) - 1) / 2))
+
+
+def task_map(summary: Summary, task: TaskName) -> alt.FacetChart | None:
+    """How often the answer was exact, by depth and context: a panel per series."""
+    quality = summary.quality
+    rates = [r for r in quality.tasks if r.task == task] if quality else []
+    rows = [_cell_row(rate) for rate in rates if rate.depth is not None]
+    if not rows:
+        return None
+    contexts = [TOKENS.text(n) for n in sorted({r.context_tokens for r in rates})]
+    depths = [SHARE.text(d) for d in sorted({r.depth for r in rates if r.depth is not None})]
+    panel = _panel(contexts, depths).properties(
+        data=data_of(rows), width=PANEL_WIDTH, height=ROW_HEIGHT * len(depths)
+    )
+    names = series_names(summary)
+    facet = alt.Facet("series:N", sort=list(names), title=None)
+    shown = panel.facet(facet=facet, columns=COLUMNS).transform_filter(
+        f"indexof({SHOWN}, datum.series) >= 0"
+    )
+    return shown.add_params(shown_param(names))
+
+
+def _cell_row(rate: TaskRate) -> Row:
+    assert rate.depth is not None
+    return {
+        "role": "cell",
+        "series": rate.series,
+        "context": TOKENS.text(rate.context_tokens),
+        "depth": SHARE.text(rate.depth),
+        "share": rate.share.value,
+        "label": f"{rate.exact}/{rate.trials}",
+        "exact": exact_text(rate),
+        "log-probability": signed(rate.log_probability),
+    }
+
+
+def _panel(contexts: list[str], depths: list[str]) -> alt.LayerChart:
+    cells = of_role("cell").encode(
+        x=alt.X("context:O", sort=contexts, title="context", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("depth:O", sort=depths, title="depth"),
+    )
+    fill = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], range="heatmap"), legend=None)
+    tips = ("series", "context", "depth", "exact", "log-probability")
+    texts = cells.encode(text="label:N")
+    return alt.layer(
+        cells.mark_rect().encode(color=fill, tooltip=tooltip(tips)),
+        texts.transform_filter(f"datum.share < {DARK_SHARE}").mark_text(fontSize=12),
+        texts.transform_filter(f"datum.share >= {DARK_SHARE}").mark_text(
+            fontSize=12, style="inverse"
+        ),
+    )
