@@ -108,15 +108,15 @@ CHARTS: tuple[ChartEntry, ...] = (
     ChartEntry(
         "quality",
         "What is lost along the context",
-        "Loss minus the reference's on the same tokens, 95% intervals. Each series a little aside; "
-        "the axis is linear about zero and logarithmic beyond.",
+        "Loss minus the reference's on the same tokens, 95% intervals; the axis is linear about "
+        "zero and logarithmic beyond. Series stand a little apart.",
         loss_against_context,
     ),
     ChartEntry(
         "quality_positions",
         "Where it is lost",
         "Loss by position in the longest context of each series, minus healthy losses of the same "
-        "tokens, 95% intervals.",
+        "tokens, 95% intervals. Series stand a little apart.",
         loss_by_position,
     ),
     *(

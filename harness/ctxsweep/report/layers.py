@@ -82,6 +82,8 @@ class Curves:
             layers += self._names("failed", align="left", dx=10)
         if "ceiling" in roles:
             layers += self._rule("ceiling", dy=10)
+        if "allowed" in roles:
+            layers += self._rule("allowed", dy=-8, strokeDash=[6, 3])
         chart = alt.layer(*layers, data=data_of(self.rows))
         return chart.properties(width="container", height=HEIGHT)
 

@@ -18,7 +18,8 @@ from ctxsweep.report.units import TOKENS, Unit, linear_ticks, log_ticks, spread
 
 Row = dict[str, Any]
 """A row to draw. ``role`` says what it is: ``point``; ``end``, ``above``, ``below`` (a line's name
-beside, above or below its end); ``failure`` and its name ``failed``; ``strip`` and ``ceiling``."""
+beside, above or below its end); ``failure`` and its name ``failed``; the rules ``strip``,
+``ceiling`` and ``allowed``."""
 
 HEIGHT = 340
 LABEL_GAP = 14

@@ -25,10 +25,10 @@ from ctxsweep.report.units import SHARE, TOKENS, Unit
 
 NATS = Unit("nats", ((1.0, ""),))
 LINEAR_NATS = 0.02
-"""Below this the axis is about linear."""
+"""Below this the axis is about linear; by position, of few targets each, what is allowed is."""
 TICK_GAP = 17.0
 AIR = 1.12
-DODGE = 0.004
+ASIDE = 0.004
 """Series at one context stand this share of the axis apart, so that intervals can be told."""
 DARK_SHARE = 0.6
 PANEL_WIDTH, ROW_HEIGHT, COLUMNS = 230, 26, 3
@@ -36,15 +36,17 @@ PANEL_WIDTH, ROW_HEIGHT, COLUMNS = 230, 26, 3
 
 @dataclass(frozen=True)
 class SymlogScale(Scale):
-    """An axis on which ``sign(v)·log(1 + |v|/LINEAR_NATS)`` is linear."""
+    """An axis on which ``sign(v)·log(1 + |v|/linear)`` is linear."""
+
+    linear: float = LINEAR_NATS
 
     def value_at(self, share: float) -> float:
-        low, high = _bend(self.low), _bend(self.high)
-        return _unbend(low + (high - low) * share)
+        low, high = _bend(self.low, self.linear), _bend(self.high, self.linear)
+        return _unbend(low + (high - low) * share, self.linear)
 
     def share_of(self, value: float) -> float:
-        low, high = _bend(self.low), _bend(self.high)
-        return (_bend(value) - low) / (high - low)
+        low, high = _bend(self.low, self.linear), _bend(self.high, self.linear)
+        return (_bend(value, self.linear) - low) / (high - low)
 
     def ticks(self, most: int) -> list[float]:
         """Zero and round figures on both sides, as many as have room."""
@@ -60,28 +62,29 @@ class SymlogScale(Scale):
 
     def alt_scale(self) -> alt.Scale:
         domain = [self.low, self.high]
-        return alt.Scale(type="symlog", constant=LINEAR_NATS, domain=domain, nice=False)
+        return alt.Scale(type="symlog", constant=self.linear, domain=domain, nice=False)
 
 
-def _bend(value: float) -> float:
-    return math.copysign(math.log1p(abs(value) / LINEAR_NATS), value)
+def _bend(value: float, linear: float) -> float:
+    return math.copysign(math.log1p(abs(value) / linear), value)
 
 
-def _unbend(value: float) -> float:
-    return math.copysign(math.expm1(abs(value)) * LINEAR_NATS, value)
+def _unbend(value: float, linear: float) -> float:
+    return math.copysign(math.expm1(abs(value)) * linear, value)
 
 
-def loss_scale(values: Iterable[float], title: str, strip_rows: int) -> SymlogScale:
+def loss_scale(values: Iterable[float], linear: float, strip_rows: int) -> SymlogScale:
     """A scale that holds ``values`` and zero, and above them a strip for failures."""
     held = [0.0, *values]
-    low, data_high = _bend(min(held)), _bend(max(held))
+    low, data_high = _bend(min(held), linear), _bend(max(held), linear)
     span = max(data_high - low, 1.0)
     low, data_high = low - 0.04 * span, data_high + 0.05 * span
     room = 1 - strip_height(strip_rows) / HEIGHT
-    high = low + (data_high - low) / room
-    return SymlogScale(
-        _unbend(low), _unbend(high), NATS, title, log=False, data_high=_unbend(data_high)
+    low, high, data_high = (
+        _unbend(v, linear) for v in (low, low + (data_high - low) / room, data_high)
     )
+    title = "Δ loss, nats"
+    return SymlogScale(low, high, NATS, title, log=False, data_high=data_high, linear=linear)
 
 
 def loss_against_context(summary: Summary) -> alt.LayerChart | None:
@@ -102,9 +105,9 @@ def loss_against_context(summary: Summary) -> alt.LayerChart | None:
     x = Scale(low, high, TOKENS, "context, tokens", marks=tuple(map(float, contexts)))
     failures = [row for row in failure_rows(summary) if row["x"] in contexts]
     names = series_names(summary)
-    drawn = _with_allowed(quality, rows, failures, "Δ loss, nats")
+    drawn = _with_allowed(quality, rows, failures, LINEAR_NATS)
     curves = Curves(names, drawn.rows, ("series", "context", "Δ loss"), x, drawn.scale)
-    _dodge(drawn.rows, names, high / low)
+    _move_apart(drawn.rows, names, x, ASIDE, last=1)
     return curves.chart().add_params(shown_param(names))
 
 
@@ -122,9 +125,10 @@ def loss_by_position(summary: Summary) -> alt.LayerChart | None:
     longest = max(curve.context_tokens for curve in quality.positions)
     x = Scale(0.0, longest * 1.01, TOKENS, "position in the longest context", log=False)
     names = series_names(summary)
-    drawn = _with_allowed(quality, rows, [], "Δ loss, nats")
+    drawn = _with_allowed(quality, rows, [], quality.max_loss or LINEAR_NATS)
     tips = ("series", "position", "Δ loss")
     curves = Curves(names, drawn.rows, tips, x, drawn.scale, symbols=False)
+    _move_apart(drawn.rows, names, x, ASIDE / 2, last=len(names) // 2)
     return curves.chart().add_params(shown_param(names))
 
 
@@ -135,14 +139,14 @@ class _Drawn:
 
 
 def _with_allowed(
-    quality: QualitySummary, rows: list[Row], failures: list[Row], title: str
+    quality: QualitySummary, rows: list[Row], failures: list[Row], linear: float
 ) -> _Drawn:
     """Rows with roles and their scale, and a rule at what is allowed."""
     extent = [row[key] for row in rows for key in ("y", "low", "high") if key in row]
     strips = len({row["line"] for row in failures})
-    scale = loss_scale([*extent, quality.max_loss], title, strips)
+    scale = loss_scale([*extent, quality.max_loss], linear, strips)
     label = f"allowed: {quality.max_loss:g} nats over {reference_text(quality)}"
-    rule = {"role": "ceiling", "y": quality.max_loss, "label": label}
+    rule = {"role": "allowed", "y": quality.max_loss, "label": label}
     return _Drawn([*placed(rows, failures, scale), rule], scale)
 
 
@@ -153,12 +157,13 @@ def _point(series: str, x: float, estimate: Estimate) -> Row:
     return row | {"Δ loss": nats(estimate)}
 
 
-def _dodge(rows: list[Row], names: tuple[str, ...], span: float) -> None:
-    """Move points, not names, apart sideways: each series by a little."""
-    step = DODGE * min(1.0, 6 / len(names)) * math.log(span)
+def _move_apart(rows: list[Row], names: tuple[str, ...], x: Scale, step: float, last: int) -> None:
+    """Move points, not names, sideways: each series by a step, the last by ``last`` of them."""
+    step *= min(1.0, 6 / len(names))
     for row in rows:
         if row["role"] == "point":
-            row["x"] *= math.exp(step * (names.index(row["series"]) - (len(names) - 1) / 2))
+            steps = names.index(row["series"]) - len(names) + 1 + last
+            row["x"] = x.value_at(x.share_of(row["x"]) + steps * step)
 
 
 def task_map(summary: Summary, task: TaskName) -> alt.FacetChart | None:
@@ -178,7 +183,7 @@ def task_map(summary: Summary, task: TaskName) -> alt.FacetChart | None:
     shown = panel.facet(facet=facet, columns=COLUMNS).transform_filter(
         f"indexof({SHOWN}, datum.series) >= 0"
     )
-    return shown.add_params(shown_param(names))
+    return shown.resolve_axis(x="independent").add_params(shown_param(names))
 
 
 def _cell_row(rate: TaskRate) -> Row:

@@ -10,20 +10,16 @@ from ctxsweep.records_quality import TaskName
 from ctxsweep.report.table import Table
 from ctxsweep.report.units import PLAIN, TOKENS
 
-STANDINGS: dict[Standing | None, str] = {
-    "within": "✓ within",
-    "open": "? not decided",
-    "beyond": "✕ beyond",
-    None: "–",
-}
+MARKS: dict[Standing | None, str] = {"within": "✓ ", "open": "? ", "beyond": "✕ ", None: ""}
 DYNAMIC_NOTE = (
     "Dynamic NTK was evaluated at one fixed length each time, as a prefill in one go gives it. An "
     "engine that decodes on keeps the base that earlier keys were cached with, and is not shown "
     "here."
 )
 TEXT_NOTE = (
-    "The text may have been in the model's training data; novels in the public domain, as Austen's, "
-    "surely were. Differences on the same tokens are what is shown, no perplexity of it is a claim."
+    "The text may have been in the model's training data; novels in the public domain, like "
+    "Austen's, surely were. What is shown are differences on the same tokens; no perplexity of it "
+    "is a claim."
 )
 
 
@@ -39,12 +35,11 @@ def quality_tables(summary: Summary) -> tuple[Table, ...]:
         "Factor",
         "Δ loss, nats",
         "Perplexity",
-        f"Against {quality.reference_series} there",
         *(task.replace("_", " ").capitalize() for task in tasks),
         f"Harm at {_short(quality)}",
         "Prefill",
         "Decode",
-        f"{quality.max_loss:g} nats",
+        f"Δ to {quality.reference_series} there",
     )
     rows = [_row(quality, cell, tasks) for cell in quality.cells]
     return (
@@ -71,8 +66,9 @@ def notes(quality: QualitySummary) -> tuple[str, ...]:
     measured = (
         f"Loss on the last {quality.target_tokens} tokens{stretches} of {quality.text.name}, minus "
         f"that of {reference} on the same tokens, with 95% intervals (block bootstrap). "
-        f"{quality.max_loss:g} nats are allowed.{harm} Prefill and decode: time over that of "
-        f"{quality.reference_series} at the same context, in this run."
+        f"{quality.max_loss:g} nats are allowed: ✓ shown to be within, ? not decided, ✕ shown to "
+        f"be beyond.{harm} Prefill and decode: time over that of {quality.reference_series} at the "
+        "same context, in this run; the last column: loss against it there."
     )
     dynamic = any(cell.rope_type == "dynamic" for cell in quality.cells)
     return (measured, TEXT_NOTE, *((DYNAMIC_NOTE,) if dynamic else ()))
@@ -97,15 +93,19 @@ def _row(
         cell.series,
         TOKENS.text(cell.context_tokens),
         "–" if cell.factor is None else f"{cell.factor:g}",
-        "reference" if is_reference else nats(cell.difference),
-        "–" if ratio is None or is_reference else times(ratio),
-        nats(cell.beside),
+        "reference" if is_reference else MARKS[cell.standing] + _stacked(nats(cell.difference)),
+        "–" if ratio is None or is_reference else times(ratio).split(" (")[0],
         *(exact_text(quality.rate(task, *own)) for task in tasks),
-        "–" if cell.series == quality.reference_series else nats(cell.harm),
-        times(cell.prefill_ratio),
-        times(cell.decode_ratio),
-        STANDINGS[cell.standing],
+        "–" if cell.series == quality.reference_series else _stacked(nats(cell.harm)),
+        _stacked(times(cell.prefill_ratio)),
+        _stacked(times(cell.decode_ratio)),
+        _stacked(nats(cell.beside)),
     )
+
+
+def _stacked(text: str) -> str:
+    """The interval under its value."""
+    return text.replace(" (", "\n").rstrip(")")
 
 
 def nats(estimate: Estimate | None) -> str:
