@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,23 @@ else:
 def seeded() -> None:
     """What a test draws without a generator of its own is the same in every run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The file of a real pretrained model, fetched unless it lies in the cache folder."""
+    from filelock import FileLock
+
+    from ctxsweep.cli.errors import BadInput
+    from ctxsweep.cli.fetch import fetch_model
+    from ctxsweep.models.pretrained import cache_folder
+
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_folder() / "fetch.lock"):  # other workers want it too
+        try:
+            return fetch_model("smollm2")
+        except BadInput as problem:
+            pytest.skip(f"needs SmolLM2: {problem}")
 
 
 @pytest.fixture(scope="session")
