@@ -66,18 +66,13 @@ class Haystack:
         return int(rng.choice(np.flatnonzero(self.sentences[: last + 1])))
 
     def passage(self, length: int, after: int, rng: np.random.Generator) -> int:
-        """The start, at ``after`` or later, of ``length`` tokens that are whole sentences.
+        """The start, at ``after`` or later, of ``length`` tokens from a word to a sentence's end.
 
-        Where the text has none so long, they begin or end within one; at worst within a word.
+        In a short text they may end with a word, at worst begin and end within one.
         """
         last = len(self.words) - length
-        places = (
-            (self.sentences, self.sentences),
-            (self.words, self.sentences),
-            (self.words, self.words),
-        )
-        for begins, ends in places:
-            fits = begins[after:last] & ends[after + length :]
+        for ends in (self.sentences, self.words):
+            fits = self.words[after:last] & ends[after + length :]
             if fits.any():
                 return after + int(rng.choice(np.flatnonzero(fits)))
         return after
