@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ctxsweep.backends import checkpoints
+from ctxsweep.backends.base import Limits
+from ctxsweep.backends.native import NativeBackend
 from ctxsweep.models import catalog
 from ctxsweep.models.accounting import parameters
+from ctxsweep.records import Series
 
 # Parameters as published with the weights (model cards, safetensors indices).
 PUBLISHED = {
@@ -75,3 +82,32 @@ def test_nothing_heavy_is_imported_for_a_look_into_the_catalogue() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_model_that_is_shipped_is_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name alone, wherever the command runs, and before a folder of that name there."""
+    monkeypatch.setenv("CTXSWEEP_CACHE", str(tmp_path / "cache"))
+    folder = checkpoints.model_folder(Series(name="s", model="tiny-mqa"), seed=0)
+    (tmp_path / "elsewhere" / "own").mkdir(parents=True)
+    monkeypatch.setattr(catalog, "TRAINED", tmp_path / "trained")
+    shutil.copytree(folder, tmp_path / "trained" / "own")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert catalog.path_of("own") == tmp_path / "trained" / "own"
+    assert catalog.is_folder("own") and "own" in catalog.all_names()
+    one = Series(name="s", model="own")
+    assert checkpoints.model_folder(one, seed=3) == tmp_path / "trained" / "own"
+    backend = NativeBackend.load(one, Limits(8, 1, "cpu", threads=1, seed=3))
+    assert backend.engine()["weights"] == "own"
+    with pytest.raises(catalog.UnknownModel, match="did you mean 'own'"):
+        catalog.load_config("owm")
+
+
+@pytest.mark.parametrize("name", ["tiny-gqa", "no such", "", "\0", ".", "a.gguf", {"like": "tiny"}])
+def test_what_has_no_weights_has_no_path(
+    name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-gqa").mkdir()  # the catalogue's name wins
+    assert catalog.path_of(name) == (Path(".") if name == "." else None)

@@ -42,6 +42,8 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "num_local_experts": 3,
         "num_experts_per_tok": 2,
     },
+    "qwen2": {**LLAMA, "model_type": "qwen2"},
+    "phi3": {**LLAMA, "model_type": "phi3", "partial_rotary_factor": 0.5},
     "gpt2": {**GPT2, "n_positions": 40},
     "mamba": {**SSM, "model_type": "mamba"},
     "mamba2": {**SSM, "model_type": "mamba2", "head_dim": 16, "n_groups": 2},
@@ -152,6 +154,12 @@ def test_a_wrong_tensor_is_named(
             json.dumps({**SSM, "model_type": "mamba2", "time_step_limit": [0.001, 0.1]}),
             "time_step_limit = .* is not built",
         ),
+        (
+            json.dumps(
+                {**LLAMA, "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1}
+            ),
+            r"max_window_layers = 1\) is not built; valid: 0 \(all\) or 2 \(none\)",
+        ),
         (json.dumps({**LLAMA, "hidden_act": "relu"}), "hidden_act = 'relu' is not built"),
         (
             json.dumps({**LLAMA, "rope_scaling": {"rope_type": "mrope", "factor": 4}}),
@@ -182,6 +190,8 @@ def test_any_value_of_a_key_is_a_model_or_one_message(
     """No value of a ``config.json``, however odd, ends in a traceback."""
     raw = dict(FOLDERS[data.draw(st.sampled_from(sorted(FOLDERS)))])
     keys = [*raw, "head_dim", "rope_parameters", "time_step_rank", "time_step_limit", "n_inner"]
+    keys += ["use_sliding_window", "max_window_layers", "layer_types", "partial_rotary_factor"]
+    keys += ["max_position_embeddings"]
     raw[data.draw(st.sampled_from(keys))] = data.draw(JSON)
     folder = tmp_path_factory.getbasetemp()
     (folder / "config.json").write_text(json.dumps(raw))
@@ -199,6 +209,8 @@ def test_absent_keys_are_what_transformers_takes_them_for(tmp_path: Path) -> Non
         ("mistral", transformers.MistralConfig),
         ("mixtral", transformers.MixtralConfig),
         ("llama", transformers.LlamaConfig),
+        ("qwen2", transformers.Qwen2Config),
+        ("phi3", transformers.Phi3Config),
         ("mamba", transformers.MambaConfig),
         ("mamba2", transformers.Mamba2Config),
     ):
