@@ -55,7 +55,7 @@ def write_plots(specs: dict[str, Spec], folder: Path) -> list[Path]:
     for name, spec in specs.items():
         fixed = spec | {"width": STATIC_WIDTH} if spec.get("width") == "container" else spec
         svg = vl_convert.vegalite_to_svg(
-            fixed, vl_version=_vegalite(), config=config, allowed_base_urls=[]
+            fixed, vl_version=vegalite_version(), config=config, allowed_base_urls=[]
         )
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
         png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
@@ -88,11 +88,11 @@ def render_page(summary: Summary, specs: dict[str, Spec]) -> str:
         light=theme.LIGHT,
         dark=theme.DARK,
         data=_as_script(_page_data(summary, specs)),
-        vega=Markup(vl_convert.javascript_bundle(vl_version=_vegalite())),
+        vega=Markup(vl_convert.javascript_bundle(vl_version=vegalite_version())),
     )
 
 
-def _vegalite() -> str:
+def vegalite_version() -> str:
     """The version that altair writes, in vl-convert's spelling."""
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
