@@ -12,7 +12,7 @@ READY_TO_TEST := .venv/.test $(ENGINES)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two stages of the set-up at once would install over each other
-.PHONY: help setup sweep report kernels test test-gpu bench lint schema clean
+.PHONY: help setup sweep rope report kernels test test-gpu bench lint schema clean
 
 help: ## show this list
 	@echo 'What a longer context costs, on this architecture and this machine.'
@@ -26,6 +26,11 @@ setup: $(READY_TO_TEST) ## create .venv with every engine that runs here; MINIMA
 
 sweep: $(READY_TO_RUN) ## run a scenario and write its report: SCENARIO=long_ctx ARGS="--resume"
 	@$(BIN)/ctxsweep run $(SCENARIO) $(ARGS)
+
+rope: SCENARIO = rope_smollm2
+rope: $(CORE) ## judge RoPE scaling on a real model: SCENARIO=rope_smollm2 ARGS="--set quality.text=my.txt"
+	@$(if $(findstring smollm2,$(SCENARIO)),$(BIN)/ctxsweep fetch smollm2)
+	@$(BIN)/ctxsweep rope $(SCENARIO) $(ARGS)
 
 report: $(CORE) ## write a run's report again: RUN=results/long_ctx/... (default: the latest)
 	@$(BIN)/ctxsweep report $(RUN) $(ARGS)

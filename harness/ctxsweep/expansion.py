@@ -56,7 +56,7 @@ def _cell(scenario: Scenario, series: Series, context_tokens: int, batch_size: i
         quality = scenario.quality.of_cell(scenario.contexts, series.name, context_tokens)
     return Cell(
         scenario=scenario.name,
-        series=_aimed(series, context_tokens if quality else max(scenario.contexts)),
+        series=series.aimed(context_tokens if quality else max(scenario.contexts)),
         context_tokens=context_tokens,
         generate_tokens=scenario.generate_tokens,
         batch_size=batch_size,
@@ -64,15 +64,6 @@ def _cell(scenario: Scenario, series: Series, context_tokens: int, batch_size: i
         seed=scenario.seed,
         quality=quality,
     )
-
-
-def _aimed(series: Series, target_tokens: int) -> Series:
-    """The series with the target of ``rope.factor: auto`` filled in."""
-    rope = series.rope
-    if rope is None or rope.factor != "auto" or rope.target_tokens is not None:
-        return series
-    rope = rope.model_copy(update={"target_tokens": target_tokens})
-    return series.model_copy(update={"rope": rope})
 
 
 def _random(scenario: Scenario) -> list[list[Cell]]:

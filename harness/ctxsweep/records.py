@@ -85,6 +85,14 @@ class Series(Frozen):
     rope: RopeScaling | None = Field(None, description="Stretches the model's rotary positions.")
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the backend.")
 
+    def aimed(self, target_tokens: int) -> Series:
+        """The same, stretched to a context where ``rope.factor`` is auto without a target."""
+        rope = self.rope
+        if rope is None or rope.factor != "auto" or rope.target_tokens is not None:
+            return self
+        aimed = rope.model_copy(update={"target_tokens": target_tokens})
+        return self.model_copy(update={"rope": aimed})
+
 
 class Cell(Frozen):
     """One point to be measured: a series at a context length and a batch size."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from ctxsweep.frozen import Frozen
+from ctxsweep.scenario_units import Contexts
 
 TaskName = Literal["passkey", "multi_key", "variable_tracking"]
 
@@ -27,6 +28,9 @@ class TaskPlan(Frozen):
 
     depths: Depths = Field(
         (0.05, 0.35, 0.65, 0.95), description="Where in the context: 0 is its start, 1 its end."
+    )
+    contexts: Contexts | None = Field(
+        None, description="Only at these context lengths; default all of the scenario's."
     )
     trials: int = Field(2, ge=1, le=1000, description="Trials at every depth.")
     distractors: int = Field(

@@ -200,7 +200,7 @@ def load_scenario(
     _check_sentinel(document, scenario)
     scenario = _with_reference(document, scenario)
     for one in scenario.series if find_problem else ():
-        problem = find_problem(one) if find_problem else None
+        problem = find_problem(one.aimed(max(scenario.contexts))) if find_problem else None
         if problem:
             key, message = problem
             raise document.error(("series", one.name, *key.split(".")), message)

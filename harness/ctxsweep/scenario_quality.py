@@ -70,7 +70,11 @@ class QualityPlan(Frozen):
             stretch_ends=self._ends(contexts),
             block_tokens=self.block_tokens,
             passes=tuple(passes),
-            tasks=self.tasks,
+            tasks={
+                name: plan
+                for name, plan in self.tasks.items()
+                if plan.contexts is None or context in plan.contexts
+            },
         )
 
     def _ends(self, contexts: tuple[int, ...]) -> tuple[int, ...]:

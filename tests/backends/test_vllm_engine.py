@@ -148,11 +148,14 @@ def test_narrow_types_differ_by_their_rounding(
 
 
 @engine
-@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3", "longrope"])
+@pytest.mark.parametrize(
+    "kind", ["linear", "yarn", "llama3", "longrope", "ntk", "ntk_by_parts"]
+)
 def test_stretched_positions_are_those_of_transformers(kind: str) -> None:
     torch = pytest.importorskip("torch", reason="needs torch")
     transformers = pytest.importorskip("transformers", reason="needs transformers")
-    more: dict[str, Any] = {} if kind == "linear" else {"original_max_position_embeddings": 64}
+    plain_kind = kind in ("linear", "ntk")
+    more: dict[str, Any] = {} if plain_kind else {"original_max_position_embeddings": 64}
     if kind == "llama3":
         more |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     if kind == "longrope":
@@ -165,7 +168,12 @@ def test_stretched_positions_are_those_of_transformers(kind: str) -> None:
     config = transformers.AutoConfig.from_pretrained(folder)
     plain = _transformers_logits(torch, transformers, folder, config)
     config.max_position_embeddings = TOKENS + DECODED
-    config.rope_parameters = {"rope_theta": 10000.0, **one.rope.model_dump(exclude_none=True)}
+    words = {"rope_theta": 10000.0, **one.rope.model_dump(exclude_none=True)}
+    if kind == "ntk":  # another base: θ · s^(d/(d−2)), with heads of 32
+        words = {"rope_type": "default", "rope_theta": 10000.0 * 4 ** (32 / 30)}
+    if kind == "ntk_by_parts":
+        words |= {"rope_type": "yarn", "attention_factor": 1.0}
+    config.rope_parameters = words
     expected = _transformers_logits(torch, transformers, folder, config)
     assert np.abs(stretched - expected).max() < FP32_LOGITS
     assert np.abs(stretched - plain).max() > 100 * FP32_LOGITS

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command needs it, so that help and completion
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,24 @@ import typer
 
 from ctxsweep.cli import complete
 from ctxsweep.cli.errors import EXIT_BAD_INPUT, EXIT_CODES, said_plainly
+from ctxsweep.cli.options import (
+    Contexts,
+    Device,
+    DeviceChoice,
+    DryRun,
+    ExportFormat,
+    Listed,
+    Out,
+    Quiet,
+    Results,
+    Resume,
+    RunName,
+    ScenarioName,
+    Seed,
+    SeriesNames,
+    Settings,
+    Verbose,
+)
 
 app = typer.Typer(
     help="What a longer context costs, in time, memory and quality, on this architecture and "
@@ -23,68 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class DeviceChoice(StrEnum):
-    """Which profile of a scenario is run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Listed(StrEnum):
-    """What ``ctxsweep list`` can list."""
-
-    scenarios = "scenarios"
-    models = "models"
-    backends = "backends"
-
-
-class ExportFormat(StrEnum):
-    """Formats of ``ctxsweep export``."""
-
-    csv = "csv"
-    parquet = "parquet"
-    md = "md"
-    hud = "hud"
-    otava = "otava"
-
-
-ScenarioName = Annotated[
-    str,
-    typer.Argument(
-        metavar="SCENARIO",
-        help="Name of a scenario (see: ctxsweep list scenarios) or path of a YAML file.",
-        autocompletion=complete.scenarios,
-    ),
-]
-Contexts = Annotated[
-    str | None,
-    typer.Option(help="Context lengths instead of the scenario's: 4k,8k or 1k-128k*2."),
-]
-SeriesNames = Annotated[
-    str | None,
-    typer.Option("--series", help="Only these series of the scenario, parted by commas."),
-]
-Device = Annotated[
-    DeviceChoice, typer.Option(help="Profile to run; auto takes cuda where a GPU answers.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set any key: procedure.repeats=5. Repeatable."
-    ),
-]
-Seed = Annotated[int | None, typer.Option(help="Seed of prompts, weights and order.")]
-RunName = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN",
-        help="Folder of a run, or a scenario's name for its latest. Default: the latest of all.",
-    ),
-]
-Results = Annotated[Path, typer.Option("--results", help="Folder with the runs.", metavar="DIR")]
 
 
 def _version(wanted: bool) -> None:
@@ -111,40 +66,76 @@ def run(
     series: SeriesNames = None,
     device: Device = DeviceChoice.auto,
     settings: Settings = None,
-    out: Annotated[Path, typer.Option(help="Folder for results.", metavar="DIR")] = Path("results"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the latest run: measure what is missing.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan with an estimate; measure nothing.")
-    ] = False,
+    out: Out = Path("results"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
     seed: Seed = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the page's path.")] = False,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Say more of each cell.")
-    ] = 0,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
 ) -> None:
     """Measure a scenario and write its report."""
     with said_plainly():
-        from ctxsweep.cli import find
+        from ctxsweep.cli.launch import launch
 
-        plan = find.scenario(
+        asked = {"settings": settings or (), "contexts": contexts, "series": series, "seed": seed}
+        code = launch(
             scenario,
             device.value,
-            settings or (),
-            contexts=contexts,
-            series=series,
-            seed=seed,
+            asked,
+            out,
+            resume=resume,
+            dry_run=dry_run,
+            verbosity=-1 if quiet else verbose,
         )
-        if dry_run:
-            from ctxsweep.cli.plan import print_plan
+    raise typer.Exit(code)
 
-            print_plan(plan)
+
+@app.command(epilog=f"Exit codes: {EXIT_CODES}")
+def rope(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SCENARIO",
+            help="With a section quality; default rope_smollm2. With --replay: a run, or its "
+            "scenario; default the latest.",
+            autocompletion=complete.scenarios,
+        ),
+    ] = None,
+    contexts: Contexts = None,
+    series: SeriesNames = None,
+    device: Device = DeviceChoice.auto,
+    settings: Settings = None,
+    out: Out = Path("results"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Draw a published table beside the latest run; measure nothing."
+        ),
+    ] = None,
+) -> None:
+    """Judge ways of stretching RoPE, or of shrinking the cache: quality and cost in one table."""
+    with said_plainly():
+        from ctxsweep.cli.launch import launch, replay_table
+
+        if replay is not None:
+            replay_table(replay, scenario, out)
             return
-        find.require_device(plan.device)
-        from ctxsweep.cli.sweep import sweep_and_report
-
-        code = sweep_and_report(plan, out, resume=resume, verbosity=-1 if quiet else verbose)
+        asked = {"settings": settings or (), "contexts": contexts, "series": series, "seed": seed}
+        code = launch(
+            scenario or "rope_smollm2",
+            device.value,
+            asked,
+            out,
+            resume=resume,
+            dry_run=dry_run,
+            verbosity=-1 if quiet else verbose,
+            quality=True,
+        )
     raise typer.Exit(code)
 
 
@@ -164,7 +155,7 @@ def check(scenario: ScenarioName, settings: Settings = None) -> None:
 def report(
     run_name: RunName = None,
     results: Results = Path("results"),
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the page's path.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Derive a run's summary, page and plots again from its records."""
     with said_plainly():

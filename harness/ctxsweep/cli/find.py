@@ -9,9 +9,11 @@ from typing import cast
 from ctxsweep.backends.base import InvalidSeries, Unsupported, resolve_backend
 from ctxsweep.cli.complete import scenario_files
 from ctxsweep.cli.errors import BadInput
+from ctxsweep.cli.quality import check_quality
 from ctxsweep.records import Series
 from ctxsweep.scenario import Device, Scenario, load_scenario
 from ctxsweep.scenario_messages import nearest
+from ctxsweep.store import RunFolder
 from ctxsweep.store import run_folders as folders_of_scenario
 
 
@@ -24,8 +26,8 @@ def scenario(
     series: str | None = None,
     seed: int | None = None,
 ) -> Scenario:
-    """Load a scenario by name or path, checked by its engines too."""
-    return load_scenario(
+    """Load a scenario by name or path, checked by its engines and against its text too."""
+    found = load_scenario(
         scenario_path(name),
         resolve_device(device),
         settings,
@@ -34,6 +36,8 @@ def scenario(
         seed=seed,
         find_problem=find_problem,
     )
+    check_quality(found)
+    return found
 
 
 def scenario_path(name: str) -> Path:
@@ -99,6 +103,13 @@ def run_folder(name: str | None, results: Path) -> Path:
         hint = nearest(name, known) if known else "make one: ctxsweep run smoke"
         raise BadInput(f"'{name}' is neither a run's folder nor has it runs in {results}/; {hint}")
     return runs[-1]
+
+
+def latest_quality(results: Path) -> Path | None:
+    """The latest run whose scenario asked for quality."""
+    runs = sorted(_all_runs(results), key=lambda path: path.name, reverse=True)
+    asked = (path for path in runs if RunFolder.open(path).manifest.scenario.get("quality"))
+    return next(asked, None)
 
 
 def run_folders(names: Sequence[str], results: Path) -> tuple[Path, ...]:

@@ -15,9 +15,10 @@ from ctxsweep.cli.errors import EXIT_INTERRUPTED
 from ctxsweep.execute.executors import LocalExecutor
 from ctxsweep.execute.progress import RichProgress, label
 from ctxsweep.execute.sweep import Outcome, run_sweep
+from ctxsweep.expansion import expand
 from ctxsweep.measure.environment import physical_cores, read_environment
 from ctxsweep.records import Environment, Record, Status
-from ctxsweep.scenario import Scenario, expand
+from ctxsweep.scenario import Scenario
 from ctxsweep.store import (
     Manifest,
     RunFolder,

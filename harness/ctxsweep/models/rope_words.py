@@ -109,7 +109,6 @@ def transformers_words(scaling: RopeScaling, plain: Plain) -> dict[str, Any]:
     YaRN with an attention factor of 1.
     """
     words = scaling.model_dump(mode="json", exclude_none=True, exclude={"target_tokens"})
-    trained = words["original_max_position_embeddings"] if scaling.rope_type != "linear" else None
     if scaling.rope_type == "ntk":
         return {"rope_type": "default", "rope_theta": plain.ntk_base(words["factor"])}
     if scaling.rope_type in ("linear", "dynamic"):
@@ -118,6 +117,6 @@ def transformers_words(scaling: RopeScaling, plain: Plain) -> dict[str, Any]:
         words |= {"rope_type": "yarn", "attention_factor": 1.0}
     if scaling.rope_type == "llama3":
         words = {"low_freq_factor": LOW_FREQ, "high_freq_factor": HIGH_FREQ} | words
-    if scaling.rope_type == "longrope" and trained is not None:
+    if scaling.rope_type == "longrope":
         words["attention_factor"] = longrope_attention(scaling)
     return {"rope_theta": plain.theta, **words}
