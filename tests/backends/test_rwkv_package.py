@@ -235,7 +235,7 @@ def test_the_state_keeps_the_last_calls_activations_alive() -> None:
     ("settings", "key", "said"),
     [
         ({"model": "tiny-gqa"}, "model", "tiny-rwkv6, tiny-rwkv7, or a .pth file"),
-        ({"model": "rwkv6.pth"}, "model", "not a model folder or .pth file"),
+        ({"model": "rwkv6.pth"}, "model", "not a model folder, .gguf or .pth file"),
         ({"window": 64}, "window", "no attention"),
         ({"kv_dtype": "fp8_e4m3"}, "kv_dtype", "no keys and values"),
         ({"rope": RopeScaling(rope_type="linear", factor=2)}, "rope", "no rotary positions"),

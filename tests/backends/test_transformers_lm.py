@@ -356,7 +356,7 @@ def test_settings_that_cannot_run_are_refused_before_loading(
 
 REFUSED_AT_LOAD: tuple[tuple[dict[str, Any], dict[str, Any], str, str], ...] = (
     (theirs("olmo2"), {"window": WINDOW}, "window", "no sliding window"),
-    (theirs("qwen2"), {"window": WINDOW}, "window", "no sliding window"),
+    (theirs("qwen3"), {"window": WINDOW}, "window", "no sliding window"),
     (theirs("gemma3_text"), {"rope": YARN}, "rope", "one kind"),
     (theirs("gpt_oss"), {"options": {"attn_implementation": "sdpa"}}, "options.attn", "eager"),
     (theirs("lama"), {}, "model", "llama"),

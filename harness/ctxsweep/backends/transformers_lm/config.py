@@ -29,7 +29,7 @@ WHOLE_ONLY = {
     "minimax": "masks a call of more than one token by its first layer, whose cache has no length",
 }
 """Families that continue a context right one token at a time only, and what they do else."""
-WINDOWED = ("mistral", "mixtral")
+WINDOWED = ("mistral", "mixtral", "phi3")
 """Of the families of ``hf_config``, those that read ``sliding_window``."""
 
 
