@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markup import Elements
 from rich.console import Console
 
 from ctxsweep.analysis.summary import CellSummary, NumericsCheck, Summary, Verdict
@@ -23,27 +23,6 @@ from ctxsweep.report.verdicts import answer, verdict_rows
 @pytest.fixture(scope="module")
 def page(summary: Summary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(summary, tmp_path_factory.mktemp("report"))
-
-
-class Elements(HTMLParser):
-    """Collects the attributes and the text outside of scripts and styles."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self._silent = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._silent = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._silent = False
-
-    def handle_data(self, data: str) -> None:
-        self.words += "" if self._silent else data
 
 
 def test_page_loads_nothing(page: Path) -> None:

@@ -30,7 +30,8 @@ TICK_GAP = 17.0
 AIR = 1.12
 ASIDE = 0.004
 """Series at one context stand this share of the axis apart, so that intervals can be told."""
-DARK_SHARE = 0.6
+DARK_SHARE = 0.65
+"""From this share on a count is written in the colour of the background."""
 PANEL_WIDTH, ROW_HEIGHT, COLUMNS = 230, 26, 3
 
 

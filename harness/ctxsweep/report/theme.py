@@ -69,7 +69,7 @@ DARK = Theme(
     alarm="#ff8a80",
     badges={"O(1)": "#6fdc9c", "O(n)": "#8fb4ff", "O(n²)": "#ff9d7a", "undecided": "#a7afb9"},
     parts=("#c3cad3", "#7c9dfe", "#7d8793", "#f5ab12", "#4cc38a"),
-    shares=("#46302c", "#2b3556", "#3e4f8f", "#7f9ff0", "#a9c1fb"),
+    shares=("#46302c", "#2b3556", "#33427c", "#7f9ff0", "#a9c1fb"),
     series=(
         "#75a2f1",
         "#e3aa00",
