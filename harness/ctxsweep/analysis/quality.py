@@ -82,7 +82,7 @@ def _cell(
     """``same`` is the record of the reference series at this context."""
     name, context = record.cell.series.name, record.cell.context_tokens
     own, targets = losses.own(name, context), question.target_tokens
-    against = losses.compare(own, losses.own(question.series, question.context), targets)
+    against = losses.compare(own, losses.own(*question.reference(context)), targets)
     beside = losses.compare(own, losses.own(question.series, context), targets)
     rope = (record.quality.rope if record.quality else None) or {}
     return QualityCell(

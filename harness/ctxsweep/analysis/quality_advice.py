@@ -81,7 +81,8 @@ class _Choice:
 
     @property
     def _reference(self) -> str:
-        return f"{self.question.series} at {context_label(self.question.context)}"
+        series, context = self.question.reference(self._context)
+        return f"{series} at {context_label(context)}"
 
     def _standing(self, standing: str) -> list[QualityCell]:
         return sorted((c for c in self.cells if c.standing == standing), key=_loss)
@@ -115,7 +116,7 @@ class _Choice:
         return found is None or _includes_zero(found.estimate)
 
     def _evidence(self, cell: QualityCell) -> str:
-        if (cell.series, self._context) == (self.question.series, self.question.context):
+        if (cell.series, self._context) == self.question.reference(self._context):
             parts = ["it is the reference, against which all are measured"]
         else:
             parts = [f"{_full(cell.difference)} against {self._reference}"]
@@ -130,7 +131,7 @@ class _Choice:
         return "; ".join(parts)
 
     def _tasks(self, cell: QualityCell) -> list[str]:
-        reference = (self.question.series, self.question.context)
+        reference = self.question.reference(self._context)
         wanted = [(cell.series, self._context), reference]
         held = {(r.task, r.series, r.context_tokens): r for r in self.rates if r.depth is None}
         texts = []

@@ -14,13 +14,18 @@ MAX_LOSS = 0.1
 
 @dataclass(frozen=True)
 class Question:
-    """``series`` at ``context`` is the reference; ``max_loss`` nats against it are allowed."""
+    """``series`` is the reference, at ``context`` for all longer ones; ``max_loss`` nats against it
+    are allowed."""
 
     series: str
     context: int
     short_context: int | None = None
     target_tokens: int = TARGET_TOKENS
     max_loss: float = MAX_LOSS
+
+    def reference(self, context: int) -> tuple[str, int]:
+        """Series and context that a context is compared with: as long, within what was trained."""
+        return self.series, min(context, self.context)
 
 
 def question_of(asked: Mapping[str, Any], measured: Sequence[Record]) -> Question:

@@ -103,7 +103,7 @@ class QualitySummary(Frozen):
     """All that a run says of quality; cells by series and context in the order of the scenario."""
 
     reference_series: str
-    reference_context: int
+    reference_context: int = Field(description="Of longer contexts; shorter ones have their own.")
     short_context: int | None
     target_tokens: int = Field(description="Targets compared, of every stretch.")
     stretches: int
@@ -121,6 +121,10 @@ class QualitySummary(Frozen):
         """The cell of a series at a context, or None."""
         same = (c for c in self.cells if (c.series, c.context_tokens) == (series, context_tokens))
         return next(same, None)
+
+    def is_reference(self, series: str, context_tokens: int) -> bool:
+        """Whether others of that context are compared with this cell."""
+        return series == self.reference_series and context_tokens <= self.reference_context
 
     def rate(self, task: TaskName, series: str, context_tokens: int) -> TaskRate | None:
         """A task over all depths, or None."""

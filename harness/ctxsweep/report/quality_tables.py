@@ -65,7 +65,8 @@ def notes(quality: QualitySummary) -> tuple[str, ...]:
         )
     measured = (
         f"Loss on the last {quality.target_tokens} tokens{stretches} of {quality.text.name}, minus "
-        f"that of {reference} on the same tokens, with 95% intervals (block bootstrap). "
+        f"that of {reference} (of shorter contexts: there) on the same tokens, with 95% intervals "
+        f"(block bootstrap). "
         f"{quality.max_loss:g} nats are allowed: ✓ shown to be within, ? not decided, ✕ shown to "
         f"be beyond.{harm} Prefill and decode: time over that of {quality.reference_series} at the "
         "same context, in this run; the last column: loss against it there."
@@ -87,7 +88,7 @@ def _row(
     quality: QualitySummary, cell: QualityCell, tasks: tuple[TaskName, ...]
 ) -> tuple[str, ...]:
     own = (cell.series, cell.context_tokens)
-    is_reference = own == (quality.reference_series, quality.reference_context)
+    is_reference = quality.is_reference(*own)
     ratio = cell.perplexity_ratio
     return (
         cell.series,

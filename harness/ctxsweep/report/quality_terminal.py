@@ -96,7 +96,7 @@ def _task_head(task: str) -> str:
 
 def _difference(quality: QualitySummary, cell: QualityCell) -> str:
     own = (cell.series, cell.context_tokens)
-    if own == (quality.reference_series, quality.reference_context):
+    if quality.is_reference(*own):
         return "reference"
     return _plus_minus(cell.difference)
 
