@@ -156,9 +156,11 @@ def test_a_chain_of_variables_is_the_answer(
 
 def test_distractors_and_links_are_spread() -> None:
     (keys,) = some_prompts("multi_key", depths=[0.0], trials=1, distractors=4)
+    (later,) = some_prompts("multi_key", depths=[0.5], trials=1, distractors=4)
     (chain,) = some_prompts("variable_tracking", depths=[0.0], trials=1, distractors=4)
     for prompt, pattern, places in (
         (keys, MAGIC, [0, 1 / 8, 3 / 8, 5 / 8, 7 / 8]),
+        (later, MAGIC, [0, 1 / 4, 3 / 4]),
         (chain, r"\nVAR [A-Z]{5} = (?:VAR )?\w{5}\.", [0, 1 / 5, 2 / 5, 3 / 5, 4 / 5]),
     ):
         text = written(HAYSTACKS["words"], prompt.after)
@@ -188,6 +190,8 @@ def test_sentences_end_where_they_do() -> None:
     assert pieces == ["He", " left.", '  "Did', ' she?"', " No!", " She", " stayed.", " "]
     assert haystack.words.all()
     assert np.flatnonzero(haystack.sentences).tolist() == [0, 2, 5, 7]
+    assert [haystack.cut(target, 0, slack=2) for target in range(8)] == [0, 0, 2, 2, 2, 5, 5, 7]
+    assert haystack.cut(6, 6, slack=2) == haystack.cut(6, 0, slack=0) == 6
 
 
 def tokens_of(prompts: list[TrialPrompt]) -> list[list[int]]:

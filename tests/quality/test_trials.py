@@ -163,10 +163,11 @@ def test_an_engine_without_snapshots_is_fed_every_prompt() -> None:
 
 
 def test_what_another_length_has_marked_is_not_taken() -> None:
-    prompts = [*asked(trials=1, depths=(0.5,)), *asked(context=1600, trials=1, depths=(0.5,))]
+    (prompt,) = asked(trials=1, depths=(0.5,))
+    longer = replace(prompt, after=np.concatenate([np.full(100, ord(" ")), prompt.after]))
     reader = Reader(100, snapshot=True, whole_prompt=True)
-    assert all(trial.exact for trial in run_tasks(reader, prompts, 100))
-    assert sum(reader.fed) == 1499 + 1599
+    assert all(trial.exact for trial in run_tasks(reader, [prompt, longer], 100))
+    assert sum(reader.fed) == CONTEXT - 1 + CONTEXT + 99
 
 
 def test_all_sequences_of_a_batch_are_asked() -> None:
