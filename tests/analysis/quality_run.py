@@ -186,6 +186,7 @@ def _record(
         ),
         status=Status.OK,
         samples=tuple(_samples(variant, context, seed)),
+        engine={"procedure": "scored"},
         quality=Quality(
             text=TextSource(name=text, sha256="0" * 64, tokens=TEXT_TOKENS),
             tokenizer="bytes",

@@ -13,7 +13,7 @@ from quality_run import ASKED, CONTEXTS, REFERENCE, SHORT, TARGETS, VARIANTS, bu
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.paired import Losses
 from ctxsweep.analysis.quality import standing
-from ctxsweep.analysis.quality_positions import breaking_position
+from ctxsweep.analysis.quality_positions import breaking_position, bucket_tokens
 from ctxsweep.analysis.quality_summary import QualityCell, QualitySummary
 from ctxsweep.analysis.quality_tasks import wilson
 from ctxsweep.analysis.summarise import summarise
@@ -161,6 +161,11 @@ def test_a_break_takes_two_buckets_running() -> None:
     assert breaking_position(starts, estimates(0, 0.5, 0.05, 0.5), 0.1) is None
     assert breaking_position(starts, estimates(0, 0, 0.5, 0.2), 0.1) == 1024
     assert breaking_position((0,), estimates(0.5), 0.1) is None
+
+
+def test_buckets_are_wide_enough_for_an_interval() -> None:
+    widths = {n: bucket_tokens(n, 16) for n in (512, 2048, 8192, 16384, 65536)}
+    assert widths == {512: 64, 2048: 64, 8192: 256, 16384: 512, 65536: 512}
 
 
 def test_standing_of_an_interval() -> None:

@@ -46,6 +46,7 @@ def test_recommendation_and_table_come_first(report: Path, quality_summary: Summ
 
 def test_page_says_what_limits_the_figures(report: Path, quality_summary: Summary) -> None:
     words = words_of(report)
+    assert "Scored: every cell prefills real text afresh" in words
     assert TEXT_NOTE in words and DYNAMIC_NOTE in words and "block bootstrap" in words
     quality = quality_summary.quality
     assert quality is not None

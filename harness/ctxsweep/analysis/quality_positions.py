@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ctxsweep.analysis.block_bootstrap import MIN_VALUES
 from ctxsweep.analysis.fits import Array
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.paired import Losses, PassKey
@@ -31,7 +32,7 @@ def position_curve(
     if not rows:
         return None
     differences = np.stack([row[-min(map(len, rows)) :] for row in rows])
-    width = _bucket_tokens(context_tokens, block)
+    width = bucket_tokens(context_tokens, block)
     blocks = differences.shape[1]
     positions = context_tokens - block * np.arange(blocks, 0, -1)
     starts, means = [], []
@@ -51,9 +52,10 @@ def position_curve(
     )
 
 
-def _bucket_tokens(context_tokens: int, block: int) -> int:
+def bucket_tokens(context_tokens: int, block: int) -> int:
+    """Width of a bucket: whole blocks, as many as an interval needs at least."""
     wanted = min(MOST_BUCKET_TOKENS, context_tokens // BUCKETS)
-    return max(block, wanted // block * block)
+    return max(MIN_VALUES, wanted // block) * block
 
 
 def _healthy(

@@ -22,7 +22,7 @@ class CellSummary(Frozen):
     series: str
     context_tokens: int
     batch_size: int
-    procedure: ProcedureKind
+    procedure: ProcedureKind | Literal["scored"]
     status: Status
     detail: str = ""
     stopped_by: str | None = None

@@ -19,7 +19,7 @@ from ctxsweep.analysis.wording import signed
 from ctxsweep.records_quality import TaskName
 from ctxsweep.report.layers import SHOWN, Curves, data_of, of_role, shown_param, tooltip
 from ctxsweep.report.placing import HEIGHT, Row, Scale, placed, strip_height
-from ctxsweep.report.quality_tables import exact_text, nats, reference_text
+from ctxsweep.report.quality_tables import exact_text, nats
 from ctxsweep.report.rows import failure_rows, series_names
 from ctxsweep.report.units import SHARE, TOKENS, Unit
 
@@ -146,7 +146,7 @@ def _with_allowed(
     extent = [row[key] for row in rows for key in ("y", "low", "high") if key in row]
     strips = len({row["line"] for row in failures})
     scale = loss_scale([*extent, quality.max_loss], linear, strips)
-    label = f"allowed: {quality.max_loss:g} nats over {reference_text(quality)}"
+    label = f"allowed: {quality.max_loss:g} nats"
     rule = {"role": "allowed", "y": quality.max_loss, "label": label}
     return _Drawn([*placed(rows, failures, scale), rule], scale)
 

@@ -69,7 +69,8 @@ def notes(quality: QualitySummary) -> tuple[str, ...]:
         f"(block bootstrap). "
         f"{quality.max_loss:g} nats are allowed: ✓ shown to be within, ? not decided, ✕ shown to "
         f"be beyond.{harm} Prefill and decode: time over that of {quality.reference_series} at the "
-        "same context, in this run; the last column: loss against it there."
+        "same context, in this run; the last column: loss against it there. Cells were measured "
+        "one after the other: what the machine did meanwhile is in the times, not their intervals."
     )
     dynamic = any(cell.rope_type == "dynamic" for cell in quality.cells)
     return (measured, TEXT_NOTE, *((DYNAMIC_NOTE,) if dynamic else ()))

@@ -30,6 +30,10 @@ PROCEDURES = {
         "is the sum of its chunks."
     ),
     "independent": "every cell prefills its whole context afresh, and decode is timed after it.",
+    "scored": (
+        "every cell prefills real text afresh, and every token of it is scored on the way. Prefill "
+        "is timed without the scoring, decode after it."
+    ),
 }
 STOPS = {
     "noise": "because the interval of the median was narrow enough",
