@@ -62,7 +62,7 @@ def estimate_series(
     adapter = resolve_backend(series.backend)
     seconds, cache_bytes, weights_bytes = 0.0, 0, 0
     for batch_size in scenario.batch_sizes:
-        costs = [adapter.estimate(series, n, batch_size) for n in scenario.contexts]
+        costs = [adapter.estimate(series.aimed(n), n, batch_size) for n in scenario.contexts]
         known = [cost for cost in costs if cost is not None]
         if len(known) < len(costs):
             return None
