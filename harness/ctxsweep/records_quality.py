@@ -32,6 +32,9 @@ class TaskPlan(Frozen):
     contexts: Contexts | None = Field(
         None, description="Only at these context lengths; default all of the scenario's."
     )
+    series: Annotated[tuple[str, ...], BeforeValidator(_tuple)] | None = Field(
+        None, description="Only of these series; default all of the scenario's."
+    )
     trials: int = Field(2, ge=1, le=1000, description="Trials at every depth.")
     distractors: int = Field(
         3, ge=0, le=256, description="multi_key: other keys; variable_tracking: links of the chain."

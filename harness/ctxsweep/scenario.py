@@ -286,6 +286,13 @@ def _with_reference(document: Document, scenario: Scenario) -> Scenario:
             ("quality", "reference", "series"),
             f"no series is named '{named}'; {nearest(named, names)}",
         )
+    for task, asked in scenario.quality.tasks.items():
+        for name in asked.series or ():
+            if name not in names:
+                raise document.error(
+                    ("quality", "tasks", task, "series"),
+                    f"no series is named '{name}'; {nearest(name, names)}",
+                )
     reference = scenario.quality.reference.model_copy(update={"series": named})
     quality = scenario.quality.model_copy(update={"reference": reference})
     return scenario.model_copy(update={"quality": quality})

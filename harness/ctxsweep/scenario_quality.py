@@ -73,7 +73,8 @@ class QualityPlan(Frozen):
             tasks={
                 name: plan
                 for name, plan in self.tasks.items()
-                if plan.contexts is None or context in plan.contexts
+                if (plan.contexts is None or context in plan.contexts)
+                and (plan.series is None or series in plan.series)
             },
         )
 
