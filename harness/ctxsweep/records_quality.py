@@ -67,6 +67,7 @@ class TextSource(Frozen):
     name: str
     sha256: str
     tokens: int
+    tokens_sha256: str = Field(description="Of the ids as int64: what tells two tokenizers apart.")
 
 
 class LossPass(Frozen):

@@ -147,6 +147,12 @@ class Scenario(Frozen):
                 f"quality.reference.context = {reference.context} is not one of the contexts; "
                 f"nearest valid: {near}"
             )
+        self._check_tasks(self.quality)
+        if (self.quality.short_context or 0) > max(self.contexts):
+            raise ValueError(
+                f"quality.short_context = {self.quality.short_context} exceeds all contexts; leave "
+                "it out, or take a shorter one"
+            )
         if self.batch_sizes != (1,):
             raise ValueError("quality is measured one sequence at a time; set batch_sizes: 1")
         if self.procedure.kind == "ladder" and "kind" in self.procedure.model_fields_set:
@@ -159,6 +165,14 @@ class Scenario(Frozen):
                 f"context; nearest valid: {min(self.contexts)}"
             )
         return self
+
+    def _check_tasks(self, quality: QualityPlan) -> None:
+        for task, asked in quality.tasks.items():
+            if asked.contexts is not None and not set(asked.contexts) & set(self.contexts):
+                raise ValueError(
+                    f"quality.tasks.{task}.contexts = {', '.join(map(str, asked.contexts))}: none "
+                    f"of them is measured; the contexts are {', '.join(map(str, self.contexts))}"
+                )
 
     @model_validator(mode="after")
     def _size(self) -> Self:

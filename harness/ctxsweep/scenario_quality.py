@@ -46,6 +46,11 @@ class QualityPlan(Frozen):
                 f"target_tokens = {self.target_tokens} exceeds the shortest context of "
                 f"{shortest}; nearest valid: {shortest}"
             )
+        if self.reference.context % self.block_tokens:
+            raise ValueError(
+                f"reference.context = {self.reference.context} must be a multiple of block_tokens "
+                f"= {self.block_tokens}"
+            )
         if self.target_tokens % self.block_tokens:
             raise ValueError(
                 f"target_tokens = {self.target_tokens} must be a multiple of block_tokens = "
@@ -84,7 +89,8 @@ class QualityPlan(Frozen):
 
     def _rolling(self, longest: int) -> list[PassPlan]:
         """The reference over all of the longest context, half a window at a time."""
-        window = self.reference.context
-        step = max(1, window // 2)
-        offsets = range(step, longest - window + 1, step)
+        window, block = self.reference.context, self.block_tokens
+        step = max(block, window // 2 // block * block)
+        last = (longest - window) // block * block
+        offsets = [*range(step, last, step), *([last] if last > 0 else [])]
         return [PassPlan(context_tokens=window, end_offset=offset) for offset in offsets]

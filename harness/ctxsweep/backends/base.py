@@ -110,7 +110,8 @@ class Capabilities:
 class Scores:
     """What the model thought of the tokens that follow those of a prefill, ``[B, T]`` each.
 
-    ``losses``: −log p of the token, in nats, float32. ``likeliest``: whether no other was likelier.
+    ``losses``: −log p of the token, in nats, float32. ``likeliest``: whether greedy decoding takes
+    it; of tokens that tie, the first.
     """
 
     losses: npt.NDArray[np.float32]

@@ -191,7 +191,7 @@ class NativeBackend:
                 logits = self._model.logits(hidden).float()
                 of_target = logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)
                 losses.append(logits.logsumexp(-1) - of_target)
-                likeliest.append(of_target >= logits.amax(-1))
+                likeliest.append(logits.argmax(-1) == target)
         return Scores(torch.cat(losses, 1).cpu().numpy(), torch.cat(likeliest, 1).cpu().numpy())
 
     def reset(self) -> None:
@@ -236,6 +236,7 @@ class NativeBackend:
         state, *after = cast("tuple[StateMark, torch.Tensor | None, torch.Tensor | None]", mark)
         self._state.restore(state)
         self._next, self._logits = after
+        self._hidden = None
 
     def close(self) -> None:
         del self._model, self._state

@@ -123,7 +123,15 @@ def rope(
         from ctxsweep.cli.launch import launch, replay_table
 
         if replay is not None:
-            replay_table(replay, scenario, out)
+            given = {
+                "--contexts": contexts,
+                "--series": series,
+                "--set": settings,
+                "--seed": seed is not None,
+                "--resume": resume,
+                "--dry-run": dry_run,
+            }
+            replay_table(replay, scenario, out, [name for name, value in given.items() if value])
             return
         asked = {"settings": settings or (), "contexts": contexts, "series": series, "seed": seed}
         code = launch(

@@ -13,7 +13,7 @@ from ctxsweep.cli.quality import check_quality
 from ctxsweep.records import Series
 from ctxsweep.scenario import Device, Scenario, load_scenario
 from ctxsweep.scenario_messages import nearest
-from ctxsweep.store import RunFolder
+from ctxsweep.store import RunFolder, StoreError
 from ctxsweep.store import run_folders as folders_of_scenario
 
 
@@ -106,10 +106,16 @@ def run_folder(name: str | None, results: Path) -> Path:
 
 
 def latest_quality(results: Path) -> Path | None:
-    """The latest run whose scenario asked for quality."""
+    """The latest run that measured quality."""
     runs = sorted(_all_runs(results), key=lambda path: path.name, reverse=True)
-    asked = (path for path in runs if RunFolder.open(path).manifest.scenario.get("quality"))
-    return next(asked, None)
+    return next((path for path in runs if _has_quality(path)), None)
+
+
+def _has_quality(path: Path) -> bool:
+    try:
+        return any(record.quality is not None for record in RunFolder.open(path).records())
+    except StoreError:  # another's run, or one of a later version
+        return False
 
 
 def run_folders(names: Sequence[str], results: Path) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ def launch(
     return sweep_and_report(plan, out, resume=resume, verbosity=verbosity)
 
 
-def replay_table(name: str, run: str | None, results: Path) -> None:
-    """Draw a published table beside a run of the user's own, the latest that measured quality."""
+def replay_table(name: str, run: str | None, results: Path, ignored: Sequence[str]) -> None:
+    """Draw a published table beside a run of the user's own, the latest that measured quality.
+
+    ``ignored`` are options that were typed and mean nothing here. Raises ``BadInput``.
+    """
+    if ignored:
+        raise BadInput(f"--replay measures nothing, so {', '.join(ignored)} cannot go with it")
     from ctxsweep.analysis import published
     from ctxsweep.cli.sweep import derive
     from ctxsweep.report.replay import build_replay, print_replay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from ctxsweep.backends.base import Tokens, Unsupported
 from ctxsweep.execute.procedure import MAX_PREFILL_READINGS, ok_record, over_budget
 from ctxsweep.execute.rig import Rig
 from ctxsweep.measure.memory import thin
-from ctxsweep.quality.corpus import Corpus, block_losses, read_corpus, stretch
+from ctxsweep.quality.corpus import Corpus, TextTooShort, block_losses, read_corpus, stretch
 from ctxsweep.quality.haystack import Haystack
-from ctxsweep.quality.tasks import task_prompts
+from ctxsweep.quality.tasks import ContextTooShort, task_prompts
 from ctxsweep.quality.tokenizer import Tokenizer, tokenizer_of
 from ctxsweep.quality.trials import run_tasks
 from ctxsweep.records import Cell, MemoryReading, Record, Sample
@@ -87,14 +88,15 @@ class _Reading:
             for index in range(len(self.plan.stretch_ends))
             for plan in self.plan.passes
         ]
-        trials = tuple(self._trials())
+        trials, problems = self._tasks()
         quality = Quality(
             text=self.corpus.source,
             tokenizer=self.tokenizer.name,
             trained_tokens=self.engine.get("model", {}).get("trained_context"),
             rope=self.engine.get("rope"),
             passes=tuple(passes),
-            trials=trials,
+            trials=tuple(trials),
+            detail="; ".join(problems),
         )
         record = ok_record(
             rig,
@@ -123,7 +125,8 @@ class _Reading:
             targets = tokens[None, position + 1 : position + count + 1]
             losses.append(rig.backend.scores(targets).losses[0])
 
-        with rig.power.phase("prefill"):
+        # The board's power is of the cell's own passes, scoring included.
+        with rig.power.phase("prefill") if own else nullcontext():
             samples, readings = rig.climb(plan.context_tokens, index, score)
         if own and index < rig.procedure.repeats:
             self.samples += samples
@@ -146,14 +149,24 @@ class _Reading:
         self.stop = stop or "count"
         self.samples += taken
 
-    def _trials(self) -> Iterator[Trial]:
-        """All trials of all tasks, one by one."""
+    def _tasks(self) -> tuple[list[Trial], list[str]]:
+        """All trials of all tasks; a task that does not fit says why, and costs nothing else."""
+        if not self.plan.tasks:
+            return [], []
         chunk = self.rig.series.prefill_chunk
         chunk_tokens = chunk if isinstance(chunk, int) else self.cell.context_tokens
         haystack = Haystack.of(self.corpus, self.tokenizer)
+        trials: list[Trial] = []
+        problems: list[str] = []
         for task, plan in self.plan.tasks.items():
-            prompts = task_prompts(task, plan, haystack, self.cell.context_tokens, self.cell.seed)
+            length, seed = self.cell.context_tokens, self.cell.seed
+            try:
+                prompts = task_prompts(task, plan, haystack, length, seed)
+            except (ContextTooShort, TextTooShort) as problem:
+                problems.append(str(problem))
+                continue
             for trial in run_tasks(self.rig.backend, prompts, chunk_tokens):
-                self.rig.watcher.tick(self.cell.context_tokens, None)
-                yield trial
+                self.rig.watcher.tick(length, None)
+                trials.append(trial)
         self.rig.backend.reset()
+        return trials, problems

@@ -75,7 +75,7 @@ class AttentionMixer(Mixer):
         assert spec.pages is not None
         a = self.section
         if a.position == "rope":
-            self.rotary = Rotary(self.config, spec.device)
+            self.rotary = spec.rotary
         if a.position == "alibi":
             self.slopes = alibi_slopes(a.heads, spec.device)
         cache = PagedKV.allocate(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ctxsweep.models.cache import PageTable, TableMark
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, norm
+from ctxsweep.models.positions import Rotary
 from ctxsweep_kernels.dispatch import Impl
 
 # mixer name -> "module:class"; a class takes (config, layer index)
@@ -76,6 +77,7 @@ class StateMark:
     """A point to return to."""
 
     length: int
+    horizon: int
     pages: TableMark | None
     layers: list[object]
 
@@ -117,7 +119,7 @@ class ModelState:
         """Mark the present; older marks are void, since their tokens may be overwritten."""
         pages = self.pages.mark() if self.pages is not None else None
         layers = [state.snapshot() for state in self._all()]
-        self._newest = StateMark(self.length, pages, layers)
+        self._newest = StateMark(self.length, self.horizon, pages, layers)
         return self._newest
 
     def restore(self, mark: StateMark) -> None:
@@ -128,7 +130,7 @@ class ModelState:
         """
         if mark is not self._newest:
             raise ValueError("the mark is void: only the newest can be restored, until a reset")
-        self.length = mark.length
+        self.length, self.horizon = mark.length, mark.horizon
         if self.pages is not None and mark.pages is not None:
             self.pages.restore(mark.pages)
         for state, layer_mark in zip(self._all(), mark.layers, strict=True):
@@ -185,7 +187,10 @@ class LanguageModel(nn.Module):
                 self.config.attention.window,
                 spec.device,
             )
-        spec = replace(spec, pages=pages)
+        attention = self.config.attention
+        rotates = attention is not None and attention.position == "rope"
+        rotary = Rotary(self.config, spec.device) if rotates else None
+        spec = replace(spec, pages=pages, rotary=rotary)
         return ModelState([layer.states(spec) for layer in self.layers], pages)
 
     def hidden(self, tokens: Tensor, state: ModelState) -> Tensor:

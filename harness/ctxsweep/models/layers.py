@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ctxsweep.models.cache import PageTable
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.positions import Rotary
 from ctxsweep_kernels.dispatch import Impl
 
 
@@ -54,7 +55,8 @@ class Step:
 class StateSpec:
     """How large a state may grow.
 
-    ``pages`` is the block table that the attention layers of the model share.
+    ``pages`` is the block table that the attention layers of the model share, ``rotary`` how their
+    positions turn.
     """
 
     batch_size: int
@@ -65,6 +67,7 @@ class StateSpec:
     dtype: torch.dtype
     device: torch.device
     pages: PageTable | None = None
+    rotary: Rotary | None = None
 
 
 class Mixer(nn.Module):

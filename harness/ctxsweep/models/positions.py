@@ -10,7 +10,7 @@ from ctxsweep.models.rope import depends_on_length
 
 
 class Rotary:
-    """How a layer's queries and keys turn: frequencies and attention factor, kept on the device.
+    """How a model's queries and keys turn: frequencies and attention factor, kept on the device.
 
     Always fp32: a rounded frequency turns the far end of a long context by whole radians.
     """

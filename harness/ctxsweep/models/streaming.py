@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ctxsweep.models.attention import AttentionMixer
 from ctxsweep.models.layers import LayerState, StateSpec, Step
-from ctxsweep.models.positions import Rotary
 from ctxsweep.models.streaming_cache import StreamingState
 from ctxsweep_kernels.attention_tiles import Merge, compute_dtype, partial
 from ctxsweep_kernels.dispatch import choose
@@ -35,7 +34,7 @@ class StreamingMixer(AttentionMixer):
     ops = (OP,)
 
     def new_state(self, spec: StateSpec) -> LayerState:
-        self.rotary = Rotary(self.config, spec.device)
+        self.rotary = spec.rotary
         return StreamingState(self.section, spec)
 
     def forward(self, x: Tensor, state: LayerState, step: Step) -> Tensor:

@@ -50,7 +50,10 @@ def find_text(name_or_path: str) -> Path:
     names = text_names()
     if name_or_path in names:
         return TEXTS / f"{name_or_path}.txt"
-    path = Path(name_or_path).expanduser()
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise BadText(f"text '{name_or_path}': {error}") from error
     if path.is_dir():
         raise BadText(f"text '{name_or_path}' is a folder; give a file of plain text in UTF-8")
     if path.is_file():
@@ -76,8 +79,13 @@ def read_corpus(text: str, tokenizer: Tokenizer, needed_tokens: int) -> Corpus:
             f"{needed_tokens} are needed (the longest context and the stretches beyond it). "
             "Take a longer text, shorter contexts (--contexts), or fewer stretches"
         )
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Corpus(tokens, TextSource(name=name, sha256=sha256, tokens=len(tokens)))
+    source = TextSource(
+        name=name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        tokens=len(tokens),
+        tokens_sha256=hashlib.sha256(tokens.tobytes()).hexdigest(),
+    )
+    return Corpus(tokens, source)
 
 
 def _read(path: Path) -> tuple[bytes, str]:

@@ -104,7 +104,10 @@ def _read(path: Path, stamp: int) -> Tokenizer:
         return Pieces(path.stem, _gguf_pieces(path))
     import tokenizers
 
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoTokenizer(f"{path}: cannot be read as text in UTF-8: {error}") from error
     try:
         return Pieces(path.parent.resolve().name, tokenizers.Tokenizer.from_str(text))
     except Exception as error:  # the package raises nothing narrower
