@@ -188,7 +188,7 @@ def _record(
         samples=tuple(_samples(variant, context, seed)),
         engine={"procedure": "scored"},
         quality=Quality(
-            text=TextSource(name=text, sha256="0" * 64, tokens=TEXT_TOKENS),
+            text=TextSource(name=text, sha256="0" * 64, tokens=TEXT_TOKENS, tokens_sha256="1" * 64),
             tokenizer="bytes",
             trained_tokens=REFERENCE,
             rope=None if kind is None else {"rope_type": kind, "factor": factor},

@@ -223,19 +223,58 @@ def test_smallest_batch_counts_and_runs_without_quality_have_none(records: list[
     assert quality_of([*wide, *records]).cells == quality_of(records).cells
 
 
-def test_cells_that_failed_are_left_out(records: list[Record]) -> None:
-    failed = [
+def failed(records: list[Record], *places: tuple[str, int]) -> list[Record]:
+    """The same run, had these cells not been measured."""
+    return [
         r.model_copy(update={"status": Status.OOM, "quality": None})
-        if (r.cell.series.name, r.cell.context_tokens) == ("yarn", LONGEST)
+        if (r.cell.series.name, r.cell.context_tokens) in places
         else r
         for r in records
     ]
-    quality = quality_of(failed)
+
+
+@pytest.mark.parametrize(
+    ("context", "longest", "effective", "at_least"),
+    [
+        (LONGEST, 12_288, 12_288, True),
+        (12_288, LONGEST, REFERENCE, True),
+        (REFERENCE, LONGEST, None, False),
+    ],
+)
+def test_a_context_that_failed_is_not_held(
+    records: list[Record], context: int, longest: int, effective: int | None, at_least: bool
+) -> None:
+    quality = quality_of(failed(records, ("yarn", context)))
     yarn = next(r for r in quality.reach if r.series == "yarn")
-    assert (yarn.longest_tokens, yarn.effective_tokens, yarn.at_least) == (12_288, 12_288, True)
-    no_reference = [r for r in records if r.cell.series.name != "none"]
-    assert all(c.difference is None for c in quality_of(no_reference).cells)
-    assert quality_of(no_reference).advice == ()
+    assert (yarn.longest_tokens, yarn.effective_tokens) == (longest, effective)
+    assert yarn.at_least == at_least
+
+
+def test_without_the_reference_nothing_is_compared(records: list[Record]) -> None:
+    quality = quality_of(failed(records, *(("none", n) for n in CONTEXTS)))
+    assert all(c.difference is None and c.standing is None for c in quality.cells)
+    assert quality.advice == ()
+    assert (quality.reference_series, quality.reference_context) == ("none", REFERENCE)
+    assert all(r.effective_tokens is None and not r.at_least for r in quality.reach)
+    unnamed = quality_of(failed(records, *(("none", n) for n in CONTEXTS)), {})
+    assert unnamed.reference_series == "none", "the first of the file, measured or not"
+
+
+def test_positions_of_a_context_that_buckets_do_not_fill() -> None:
+    # The last bucket holds one block of each stretch.
+    asked = ASKED | {"reference": {"series": "none", "context": 4096}, "short_context": None}
+    quality = quality_of(build_run(VARIANTS[:2], (4096, 6000), stretches=4), asked)
+    curve = next(c for c in quality.positions if c.series == "linear")
+    assert (curve.bucket_tokens, curve.starts[-1]) == (176, 5984)
+    assert curve.differences[-1].n == 4 and curve.differences[-1].low is not None
+
+
+def test_what_could_not_be_measured_of_a_cell_is_kept(records: list[Record]) -> None:
+    first = records[0]
+    assert first.quality is not None
+    said = first.quality.model_copy(update={"detail": "no room for the passkey"})
+    quality = quality_of([first.model_copy(update={"quality": said}), *records[1:]])
+    assert [c.detail for c in quality.cells if c.detail] == ["no room for the passkey"]
 
 
 def test_more_stretches_narrow_the_interval() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from quality_run import correlated
 
-from ctxsweep.analysis.block_bootstrap import block_length, mean_of
+from ctxsweep.analysis.block_bootstrap import block_length, block_sums, mean_of
 
 
 def coverage(count: int, stretches: int, share: float, least: int, tokens: int = 16) -> float:
@@ -29,7 +29,11 @@ def interval(values: np.ndarray, least: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("count", "stretches", "share"),
-    [(128, 1, 0.5), (128, 1, 0.95), (64, 2, 0.9), (32, 1, 0.9), (128, 4, 0.95)],
+    [
+        *((128, 1, 0.5), (128, 1, 0.95), (64, 2, 0.9), (32, 1, 0.9), (128, 4, 0.95)),
+        # Many short stretches: each is a block.
+        *((8, 32, 0.5), (8, 32, 0.95), (4, 32, 0.5), (4, 32, 0.95), (16, 8, 0.95)),
+    ],
 )
 def test_interval_covers_the_truth(count: int, stretches: int, share: float) -> None:
     assert 0.91 <= coverage(count, stretches, share, least=4) <= 0.985
@@ -64,11 +68,19 @@ def test_too_few_values_have_no_interval() -> None:
     assert mean_of(np.array([[1.0, 2.0, 3.0]])).estimate.low is None
 
 
-def test_stretches_are_not_joined() -> None:
-    # Two stretches of one level each: only drawn from both do means spread.
-    values = np.repeat([[0.0], [1.0]], 32, axis=1)
+def test_blocks_do_not_reach_from_one_stretch_into_another() -> None:
+    values = np.array([[0.0, 1.0, 2.0], [10.0, 20.0, 40.0]])
+    assert block_sums(values, 2).tolist() == [1, 3, 2, 30, 60, 50]
+    assert block_sums(values, 3).tolist() == [3, 3, 3, 70, 70, 70]
+    assert block_sums(values, 1).tolist() == values.ravel().tolist()
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (8, 2), (5, 3), (1, 4), (64, 1)])
+def test_short_stretches_have_an_interval(shape: tuple[int, int]) -> None:
+    values = np.random.default_rng(1).standard_normal(shape)
+    assert 1 <= block_length(values, 4) <= shape[1]
     low, high = interval(values, 4)
-    assert low < 0.3 and high > 0.7
+    assert low < values.mean() < high
 
 
 def test_blocks_grow_with_what_neighbours_share() -> None:

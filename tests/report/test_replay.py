@@ -13,7 +13,8 @@ from playwright.sync_api import Browser
 from quality_run import ASKED, Variant, build_run
 from rich.console import Console
 
-from ctxsweep.analysis.published import load
+from ctxsweep.analysis.published import load, names
+from ctxsweep.analysis.replay import method_of
 from ctxsweep.analysis.summarise import summarise
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.report import theme
@@ -55,9 +56,11 @@ def test_page_holds_both_and_needs_no_network(quality_summary: Summary, tmp_path
     assert "not the values: another model and another text" in words
     again = build_replay(published, quality_summary, tmp_path / "again")
     assert again.read_text(encoding="utf-8") == text
-    width, height, pixels = decode_png((tmp_path / "plots" / "replay.png").read_bytes())
+    assert page.name == "replay-yarn-llama2-7b.html"
+    plots = tmp_path / "plots"
+    width, height, pixels = decode_png((plots / "replay-yarn-llama2-7b.png").read_bytes())
     assert width > 1500 and height > 500 and len(pixels) > 30
-    svg = (tmp_path / "plots" / "replay.svg").read_text(encoding="utf-8")
+    svg = (plots / "replay-yarn-llama2-7b.svg").read_text(encoding="utf-8")
     assert svg.count("NTK (base 20000)") >= 1 and svg.count(">ntk_by_parts<") >= 1
 
 
@@ -95,7 +98,26 @@ def test_order_is_compared_only_where_both_tell(quality_summary: Summary) -> Non
     assert "measured at 16K (2 times the trained context)" in same
     none, close = Variant("none", breaks_at=10_240), Variant("a", "ntk", added=0.05)
     open_ = printed("yarn-llama2-7b", run_of(none, close, Variant("b", "yarn", added=0.05)))
-    assert "yarn has a lower perplexity than ntk, here the intervals do not tell" in open_
+    assert "yarn has a lower perplexity than ntk, here the separate intervals overlap" in open_
+
+
+def test_what_was_applied_is_the_method(quality_summary: Summary) -> None:
+    """A folder that is stretched in its own files: the scenario says nothing of it."""
+    series = tuple(s.model_copy(update={"rope": None}) for s in quality_summary.series)
+    unasked = quality_summary.model_copy(update={"series": series})
+    assert [method_of(unasked, name) for name in ("none", "ntk", "short_harm")] == [
+        "none",
+        "ntk",
+        "llama3",
+    ]
+    without = quality_summary.model_copy(update={"quality": None})
+    assert method_of(without, "ntk") == "ntk" and method_of(without, "none") == "none"
+
+
+def test_two_tables_beside_one_run_stay_apart(quality_summary: Summary, tmp_path: Path) -> None:
+    pages = {build_replay(load(name), quality_summary, tmp_path) for name in names()}
+    assert len(pages) == len(names()) and all(page.is_file() for page in pages)
+    assert len(list((tmp_path / "plots").iterdir())) == 2 * len(names())
 
 
 def test_without_a_run_or_without_quality_it_says_so(summary: Summary, tmp_path: Path) -> None:

@@ -33,8 +33,13 @@ class Mean:
 
 
 def block_length(values: Array, least: int) -> int:
-    """Values in a block: what their autocorrelation asks for and ``least``, but 8 blocks in all."""
-    most = max(1, min(values.size // MIN_BLOCKS, values.shape[1] // 2))
+    """Values in a block: what their autocorrelation asks for and ``least``, but 8 blocks in all.
+
+    Of 8 stretches or more each is a block, for in short ones no autocorrelation can be read.
+    """
+    if len(values) >= MIN_BLOCKS or values.shape[1] < 2:
+        return int(values.shape[1])
+    most = max(1, min(values.size // MIN_BLOCKS, values.shape[1]))
     return int(min(max(least, _asked_length(values)), most))
 
 
@@ -60,6 +65,13 @@ def _asked_length(values: Array) -> int:
     return max(1, round(float(np.cbrt(1.5 * values.size * (slope / spectrum) ** 2))))
 
 
+def block_sums(values: Array, length: int) -> Array:
+    """Sums of all runs of ``length`` neighbours; the end of a stretch leads to its own start."""
+    circle = np.concatenate([values, values[:, : length - 1]], axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(circle, length, axis=1)
+    return np.asarray(windows.sum(axis=2).ravel())
+
+
 def mean_of(values: Array, least_length: int = 1) -> Mean:
     """The mean of ``values`` [stretches, neighbours]; blocks never reach from one stretch into
     another. Fewer than 4 values have no interval. The same values give the same interval.
@@ -70,8 +82,7 @@ def mean_of(values: Array, least_length: int = 1) -> Mean:
     if np.ptp(values) == 0:
         return Mean(Estimate(value=value, low=value, high=value, n=values.size), 0.0)
     length = block_length(values, least_length)
-    round_ = np.concatenate([values, values[:, : length - 1]], axis=1)
-    sums = np.lib.stride_tricks.sliding_window_view(round_, length, axis=1).sum(axis=2).ravel()
+    sums = block_sums(values, length)
     blocks = -(-values.size // length)
     rng = np.random.default_rng(0)
     means = rng.choice(sums, size=(DRAWS, blocks)).sum(axis=1) / (blocks * length)

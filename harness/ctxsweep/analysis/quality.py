@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from math import exp, log, sqrt
 from typing import Any
 
@@ -36,7 +37,7 @@ def summarise_quality(
     measured = _measured(cells)
     if not measured:
         return None
-    question = question_of(asked, measured)
+    question = question_of(asked, cells)
     losses = Losses(measured)
     same = {r.cell.context_tokens: r for r in measured if r.cell.series.name == question.series}
     found = tuple(
@@ -44,7 +45,7 @@ def summarise_quality(
         for record in measured
     )
     positions = _positions(losses, question, found)
-    reach = _reach(found, positions, question.max_loss)
+    reach = _reach(cells, found, positions, question.max_loss)
     rates = task_rates(measured)
     first = measured[0].quality
     assert first is not None
@@ -98,6 +99,7 @@ def _cell(
         harm=_harm(name, context, losses, question),
         prefill_ratio=_ratio(record, same, "prefill_s", values),
         decode_ratio=_ratio(record, same, "itl_s", values),
+        detail=record.quality.detail if record.quality else "",
     )
 
 
@@ -148,25 +150,29 @@ def _positions(
 
 
 def _reach(
-    cells: Sequence[QualityCell], positions: Sequence[PositionCurve], max_loss: float
+    tried: Sequence[Record],
+    cells: Sequence[QualityCell],
+    positions: Sequence[PositionCurve],
+    max_loss: float,
 ) -> tuple[Reach, ...]:
+    """``tried`` are all records: a context that failed is not within what is allowed."""
     curves = {curve.series: curve for curve in positions}
+    standings = {(cell.series, cell.context_tokens): cell.standing for cell in cells}
+    longest = {cell.series: cell.context_tokens for cell in cells}
     found = []
-    for name in dict.fromkeys(cell.series for cell in cells):
-        rows = [cell for cell in cells if cell.series == name]
-        effective = None
-        for cell in rows:
-            if cell.standing != "within":
-                break
-            effective = cell.context_tokens
+    for name, longest_tokens in longest.items():
+        contexts = sorted({r.cell.context_tokens for r in tried if r.cell.series.name == name})
+        walk = [(n, standings.get((name, n))) for n in contexts]
+        held = list(takewhile(lambda step: step[1] == "within", walk))
+        then = walk[len(held)][1] if len(held) < len(walk) else None
         curve = curves.get(name)
         breaks = breaking_position(curve.starts, curve.differences, max_loss) if curve else None
         found.append(
             Reach(
                 series=name,
-                longest_tokens=rows[-1].context_tokens,
-                effective_tokens=effective,
-                at_least=effective == rows[-1].context_tokens,
+                longest_tokens=longest_tokens,
+                effective_tokens=held[-1][0] if held else None,
+                at_least=bool(held) and then is None,
                 breaks_at=breaks,
             )
         )

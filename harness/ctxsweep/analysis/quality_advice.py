@@ -1,20 +1,22 @@
-"""Which series to take at a context: a rule on paired differences, and the sentence that it allows.
-
-Within what is allowed is a series whose interval lies below it. Of those, the ones that are not
-shown to lose more than the lowest are equal; of these, the ones that are not shown to harm short
-contexts more than the least; of these the lowest loss wins.
-"""
+"""The sentence that advises a series at a context: the choice, and the evidence for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.paired import Losses
+from ctxsweep.analysis.quality_choice import Choice, mean_loss
 from ctxsweep.analysis.quality_question import Question
 from ctxsweep.analysis.quality_summary import Advice, QualityCell, Reach, TaskRate
-from ctxsweep.analysis.wording import context_label, listed, signed
+from ctxsweep.analysis.wording import context_label, listed, nats, one_of, signed, times
+from ctxsweep.records_quality import TaskName
+
+FINDS: dict[TaskName, tuple[str, str]] = {
+    "passkey": ("find", "passkeys"),
+    "multi_key": ("find", "keys"),
+    "variable_tracking": ("follow", "chains"),
+}
 
 
 def advise(
@@ -24,42 +26,41 @@ def advise(
     reach: Sequence[Reach],
     rates: Sequence[TaskRate],
 ) -> tuple[Advice, ...]:
-    """One piece of advice for every context that was measured, shortest first."""
+    """One piece of advice for every context where losses were compared, shortest first."""
     breaks = {(r.series, r.longest_tokens): r.breaks_at for r in reach}
     found = []
     for context in sorted({cell.context_tokens for cell in cells}):
         at = [c for c in cells if c.context_tokens == context and c.standing is not None]
         if at:
-            found.append(_Choice(losses, question, at, breaks, rates).advice())
+            found.append(_Sentence(Choice(losses, question, at, rates), breaks).advice())
     return tuple(found)
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """The cells of one context, in the order of the scenario."""
+class _Sentence:
+    """What may be said of the cells of one context."""
 
-    losses: Losses
-    question: Question
-    cells: list[QualityCell]
+    choice: Choice
     breaks: dict[tuple[str, int], int | None]
-    rates: Sequence[TaskRate]
 
     def advice(self) -> Advice:
-        """The best of the cells with the sentences that support it."""
-        best = self._best()
-        if best is None:
+        """The series to take with what supports it."""
+        taken = self.choice.taken()
+        if not taken:
             return self._none_holds()
-        equal = [c for c in self._standing("within") if c is not best and self._equals(c, best)]
-        others = [c for c in self._standing("within") if c is not best and c not in equal]
-        name = best.series if best.factor is None else f"{best.series} (factor {best.factor:g})"
-        headline = f"At {self._label} take {name}"
-        sentence = f"{headline}: {self._evidence(best)}."
+        best, *equal = taken
+        headline = self._headline(taken)
+        plain = not equal and not self.choice.lost(best)
+        start = f"{headline}: " if plain else f"{headline}. {_named(best)}: "
+        sentence = f"{start}{self._evidence(best)}."
         if equal:
-            sentence += f" No difference to {_names(equal)} was shown."
+            sentence += f" Beside it: {', '.join(self._other(c, best) for c in equal)}."
+        others = [c for c in self.choice.standing("within") if c not in taken]
         if others:
-            sentence += f" Also within {self._allowed}: {', '.join(map(self._other, others))}."
+            within = ", ".join(self._other(c, best) for c in others)
+            sentence += f" Also within {self._allowed}: {within}."
         return Advice(
-            context_tokens=self._context,
+            context_tokens=self.choice.context,
             series=best.series,
             factor=best.factor,
             equal=tuple(c.series for c in equal),
@@ -68,162 +69,135 @@ class _Choice:
         )
 
     @property
-    def _context(self) -> int:
-        return self.cells[0].context_tokens
-
-    @property
     def _label(self) -> str:
-        return context_label(self._context)
+        return context_label(self.choice.context)
 
     @property
     def _allowed(self) -> str:
-        return f"{self.question.max_loss:g} nats"
+        return f"{self.choice.question.max_loss:g} nats"
 
     @property
     def _reference(self) -> str:
-        series, context = self.question.reference(self._context)
+        series, context = self.choice.question.reference(self.choice.context)
         return f"{series} at {context_label(context)}"
 
-    def _standing(self, standing: str) -> list[QualityCell]:
-        return sorted((c for c in self.cells if c.standing == standing), key=_loss)
+    def _headline(self, taken: list[QualityCell]) -> str:
+        """``At 12K take yarn or llama3: nothing told them apart``; not so where tasks fail."""
+        alone = len(taken) == 1
+        names = _named(taken[0]) if alone else one_of([c.series for c in taken])
+        lost = self.choice.lost(taken[0])
+        if not lost:
+            apart = "" if alone else ": nothing told them apart"
+            return f"At {self._label} take {names}{apart}"
+        found = listed([self._found(task, taken) for task in lost])
+        apart = "" if alone else ", which nothing told apart"
+        return f"At {self._label} by loss take {names}{apart}, but {found}"
 
-    def _best(self) -> QualityCell | None:
-        within = [c for c in self.cells if c.standing == "within"]
-        if not within:
-            return None
-        lowest = min(within, key=_loss)
-        even = [c for c in within if self._same_loss(c, lowest)]
-        unharmed = [c for c in even if c.harm is not None]
-        if unharmed:
-            least = min(unharmed, key=_harm)
-            even = [c for c in unharmed if self._same_harm(c, least)]
-        return min(even, key=_loss)
-
-    def _equals(self, one: QualityCell, other: QualityCell) -> bool:
-        return self._same_loss(one, other) and self._same_harm(one, other)
-
-    def _same_loss(self, one: QualityCell, other: QualityCell) -> bool:
-        first, second = (self.losses.own(c.series, c.context_tokens) for c in (one, other))
-        found = self.losses.compare(first, second, self.question.target_tokens)
-        return found is not None and _includes_zero(found.estimate)
-
-    def _same_harm(self, one: QualityCell, other: QualityCell) -> bool:
-        short = self.question.short_context
-        if short is None:
-            return True
-        passes = [self.losses.short(c.series, c.context_tokens, short) for c in (one, other)]
-        found = self.losses.compare(passes[0], passes[1], self.question.target_tokens)
-        return found is None or _includes_zero(found.estimate)
+    def _found(self, task: TaskName, taken: list[QualityCell]) -> str:
+        """``it finds 0 of 4 keys``; of several series the least to the most."""
+        rates = [self.choice.rate(task, c.series, c.context_tokens) for c in taken]
+        known = [rate for rate in rates if rate is not None]
+        counts = sorted({rate.exact for rate in known})
+        verb, what = FINDS[task]
+        who = f"it {verb}s" if len(taken) == 1 else f"they {verb}"
+        spread = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return f"{who} {spread} of {known[0].trials} {what}"
 
     def _evidence(self, cell: QualityCell) -> str:
-        if (cell.series, self._context) == self.question.reference(self._context):
+        question, context = self.choice.question, self.choice.context
+        if (cell.series, context) == question.reference(context):
             parts = ["it is the reference, against which all are measured"]
         else:
-            parts = [f"{_full(cell.difference)} against {self._reference}"]
-        parts += self._tasks(cell)
-        if cell.series != self.question.series:
+            parts = [f"{nats(cell.difference, ' nats')} against {self._reference}"]
+        parts += [text for task in self.choice.tasks() if (text := self._task(task, cell))]
+        if cell.series != question.series:
             parts += [self._cost(cell)] if cell.prefill_ratio or cell.decode_ratio else []
-        if cell.harm is not None and cell.harm.value != 0 and self.question.short_context:
-            parts.append(f"{_full(cell.harm)} at {context_label(self.question.short_context)}")
-        position = self.breaks.get((cell.series, self._context))
+        if cell.harm is not None and cell.harm.value != 0 and question.short_context:
+            at = context_label(question.short_context)
+            parts.append(f"{nats(cell.harm, ' nats')} at {at}")
+        position = self.breaks.get((cell.series, context))
         if position is not None:
             parts.append(f"above {self._allowed} {_from(position)}")
         return "; ".join(parts)
 
-    def _tasks(self, cell: QualityCell) -> list[str]:
-        reference = self.question.reference(self._context)
-        wanted = [(cell.series, self._context), reference]
-        held = {(r.task, r.series, r.context_tokens): r for r in self.rates if r.depth is None}
-        texts = []
-        for task in dict.fromkeys(r.task for r in self.rates):
-            rate, control = (held.get((task, *where)) for where in wanted)
-            if rate is None:
-                continue
-            text = f"{task.replace('_', ' ')} {rate.exact} of {rate.trials}"
-            if control is not None and control is not rate and rate.exact < rate.trials:
-                text += f" ({self._reference}: {control.exact} of {control.trials})"
-            texts.append(text)
-        return texts
+    def _task(self, task: TaskName, cell: QualityCell) -> str:
+        """``passkey 4 of 8 (none at 8K: 8 of 8)``."""
+        rate = self.choice.rate(task, cell.series, cell.context_tokens)
+        if rate is None:
+            return ""
+        text = _count(rate)
+        controls = [one for one in self.choice.controls(task) if one is not rate]
+        if not controls or rate.exact == rate.trials:
+            return text
+        beside = (
+            f"{c.series} at {context_label(c.context_tokens)}: {c.exact} of {c.trials}"
+            for c in controls
+        )
+        return f"{text} ({', '.join(beside)})"
 
     def _cost(self, cell: QualityCell) -> str:
-        named = (("prefill", cell.prefill_ratio), ("decode", cell.decode_ratio))
-        texts = [f"{name} {_times(ratio)}" for name, ratio in named if ratio is not None]
-        return f"{listed(texts)} the time of {self.question.series} at {self._label}"
+        """An interval only of several prefills: of one, it leaves out what changes between them.
+        Decode is timed after the first prefill alone.
+        """
+        prefill, decode = cell.prefill_ratio, cell.decode_ratio
+        texts = [f"prefill {times(prefill, interval=prefill.n > 1)}"] if prefill else []
+        texts += [f"decode {times(decode, interval=False)}"] if decode else []
+        return f"{listed(texts)} the time of {self.choice.question.series} at {self._label}"
 
     def _rest(self, told: QualityCell | None = None) -> str:
         text = ""
-        open_, beyond = (
-            [c for c in self._standing(kind) if c is not told] for kind in ("open", "beyond")
-        )
+        open_ = [c for c in self.choice.standing("open") if c is not told]
+        beyond = [c for c in self.choice.standing("beyond") if c is not told]
         if open_:
-            text += (
-                f" Not decided: {', '.join(f'{c.series} {_full(c.difference)}' for c in open_)}."
-            )
+            undecided = (f"{c.series} {nats(c.difference, ' nats')}" for c in open_)
+            text += f" Not decided: {', '.join(undecided)}."
         if beyond:
             text += f" Beyond {self._allowed}: {', '.join(map(self._broken, beyond))}."
         return text
 
-    def _other(self, cell: QualityCell) -> str:
-        short = self.question.short_context
-        if short is None or cell.harm is None or cell.harm.low is None or cell.harm.low <= 0:
-            return _short(cell)
-        return f"{_short(cell)[:-1]}, but {signed(cell.harm.value)} at {context_label(short)})"
+    def _other(self, cell: QualityCell, best: QualityCell) -> str:
+        """``ntk (+0.050; passkey 0 of 8, but +0.020 at 2K)``."""
+        text = signed(mean_loss(cell))
+        telling = dict.fromkeys([*self.choice.lost(best), *self.choice.lost(cell)])
+        rates = [self.choice.rate(task, cell.series, cell.context_tokens) for task in telling]
+        text += "".join(f"; {_count(rate)}" for rate in rates if rate is not None)
+        short, harm = self.choice.question.short_context, cell.harm
+        if short is not None and harm is not None and harm.low is not None and harm.low > 0:
+            text += f", but {signed(harm.value)} at {context_label(short)}"
+        return f"{cell.series} ({text})"
 
     def _broken(self, cell: QualityCell) -> str:
-        position = self.breaks.get((cell.series, self._context))
-        if position is None:
-            return _short(cell)
-        return f"{_short(cell)[:-1]}, {_from(position)})"
+        position = self.breaks.get((cell.series, self.choice.context))
+        where = "" if position is None else f", {_from(position)}"
+        return f"{cell.series} ({signed(mean_loss(cell))}{where})"
 
     def _none_holds(self) -> Advice:
-        nearest = min(self.cells, key=_loss)
-        all_beyond = all(cell.standing == "beyond" for cell in self.cells)
-        said = "every series is beyond" if all_beyond else "no series is shown to be within"
+        cells = self.choice.cells
+        nearest = min(cells, key=mean_loss)
+        all_beyond = all(cell.standing == "beyond" for cell in cells)
+        said = (
+            "every series that was measured is beyond"
+            if all_beyond
+            else "no series is shown to be within"
+        )
         headline = f"At {self._label} {said} {self._allowed} of {self._reference}"
-        lowest = f"{nearest.series} has the lowest loss: {self._evidence(nearest)}."
+        lowest = f"{nearest.series} has the lowest mean loss: {self._evidence(nearest)}."
         return Advice(
-            context_tokens=self._context,
+            context_tokens=self.choice.context,
             series=None,
             headline=headline,
             sentence=f"{headline}. {lowest}{self._rest(nearest)}",
         )
 
 
-def _loss(cell: QualityCell) -> float:
-    return float("inf") if cell.difference is None else cell.difference.value
+def _named(cell: QualityCell) -> str:
+    """``yarn (factor 2)``."""
+    return cell.series if cell.factor is None else f"{cell.series} (factor {cell.factor:g})"
 
 
-def _harm(cell: QualityCell) -> float:
-    return float("inf") if cell.harm is None else cell.harm.value
-
-
-def _includes_zero(estimate: Estimate) -> bool:
-    low, high = estimate.low, estimate.high
-    return low is None or high is None or low <= 0 <= high
-
-
-def _names(cells: Sequence[QualityCell]) -> str:
-    return listed([cell.series for cell in cells])
+def _count(rate: TaskRate) -> str:
+    return f"{rate.task.replace('_', ' ')} {rate.exact} of {rate.trials}"
 
 
 def _from(position: int) -> str:
     return f"from {context_label(position)} on" if position else "from the start"
-
-
-def _short(cell: QualityCell) -> str:
-    return f"{cell.series} ({signed(_loss(cell))})"
-
-
-def _full(estimate: Estimate | None) -> str:
-    """``+0.008 nats (−0.010 to +0.026)``."""
-    if estimate is None:
-        return "no figure"
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
-        return f"{signed(estimate.value)} nats"
-    return f"{signed(estimate.value)} nats ({signed(estimate.low)} to {signed(estimate.high)})"
-
-
-def _times(ratio: Estimate) -> str:
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}×"
-    return f"{ratio.value:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})"

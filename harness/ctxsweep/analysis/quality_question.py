@@ -28,17 +28,17 @@ class Question:
         return self.series, min(context, self.context)
 
 
-def question_of(asked: Mapping[str, Any], measured: Sequence[Record]) -> Question:
-    """From the scenario's section ``quality``; ``measured`` are records that hold losses.
+def question_of(asked: Mapping[str, Any], cells: Sequence[Record]) -> Question:
+    """From the scenario's section ``quality``; ``cells`` are all that were tried, in order.
 
-    Without a reference it is the first series, at the longest context of its that is not beyond
-    the trained one.
+    Without a reference it is the first series, at the longest context of its that was measured
+    and is not beyond the trained one.
     """
     reference = asked.get("reference") or {}
-    series = reference.get("series") or measured[0].cell.series.name
-    context = reference.get("context") or _longest_trained(
-        [record for record in measured if record.cell.series.name == series]
-    )
+    series = reference.get("series") or cells[0].cell.series.name
+    own = [record for record in cells if record.cell.series.name == series]
+    measured = [record for record in own if record.quality is not None]
+    context = reference.get("context") or _longest_trained(measured or own)
     return Question(
         series=series,
         context=context,

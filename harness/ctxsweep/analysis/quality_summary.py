@@ -38,6 +38,7 @@ class QualityCell(Frozen):
         None, description="Time over that of the reference series at this context."
     )
     decode_ratio: Estimate | None = None
+    detail: str = Field("", description="What of it could not be measured, and why.")
 
     @property
     def perplexity_ratio(self) -> Estimate | None:
@@ -49,9 +50,10 @@ class Reach(Frozen):
     """How far a series holds.
 
     ``effective_tokens`` is the longest measured context such that it and all shorter ones are
-    within what is allowed; ``at_least`` where that is the longest that was measured. ``breaks_at``
-    is the position in its longest context from which the loss stays above what is allowed for two
-    buckets running; None: it does not break there, or positions were not compared.
+    within what is allowed; ``at_least`` where the next longer one has no standing: it failed, was
+    not asked for, or has nothing to be compared with. ``breaks_at`` is the position in its longest
+    context from which the loss is shown to be above what is allowed for two buckets running; None:
+    no break was shown there, or positions were not compared.
     """
 
     series: str
@@ -89,7 +91,9 @@ class TaskRate(Frozen):
 
 
 class Advice(Frozen):
-    """Which series to take at a context, and why. ``equal`` are those that nothing told apart."""
+    """Which series to take at a context, and why. ``equal`` are those that nothing told apart,
+    from it or from one another.
+    """
 
     context_tokens: int
     series: str | None = Field(description="None: no series is within what is allowed.")

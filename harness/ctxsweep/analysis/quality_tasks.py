@@ -24,6 +24,13 @@ def wilson(exact: int, trials: int) -> Estimate:
     return Estimate(value=share, low=max(0.0, low), high=min(1.0, high), n=trials)
 
 
+def finds_less(one: TaskRate | None, other: TaskRate | None) -> bool:
+    """Whether the interval of ``one`` lies wholly below the other's."""
+    if one is None or other is None or one.share.high is None or other.share.low is None:
+        return False
+    return one.share.high < other.share.low
+
+
 def task_rates(records: Sequence[Record]) -> tuple[TaskRate, ...]:
     """Of every cell and task: all depths together, then every depth."""
     rates = []

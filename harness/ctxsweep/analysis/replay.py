@@ -24,7 +24,8 @@ Agreement = Literal["same", "opposite", "open"]
 class Pair:
     """Two methods that both tables hold: whether they come in the same order.
 
-    ``lower`` has the lower published perplexity; "open" where the run does not tell them apart.
+    ``lower`` has the lower published perplexity; "open" where the run's intervals overlap, each
+    against the reference: a paired comparison, as the advice makes it, may still tell them apart.
     """
 
     lower: str
@@ -33,7 +34,14 @@ class Pair:
 
 
 def method_of(summary: Summary, series: str) -> str:
-    """How a series stretches its positions, in the words of ``rope_type``; or ``none``."""
+    """How a series stretches its positions, in the words of ``rope_type``; or ``none``.
+
+    What was applied counts before what was asked for: a model's own files may stretch it.
+    """
+    cells = summary.quality.cells if summary.quality else ()
+    applied = [c.rope_type for c in cells if c.series == series and c.rope_type is not None]
+    if applied:
+        return applied[0]
     rope = next((s.rope for s in summary.series if s.name == series), None)
     return UNSTRETCHED if rope is None else rope.rope_type
 
@@ -128,6 +136,6 @@ def _in_words(pair: Pair) -> str:
     said = {
         "same": "so here",
         "opposite": "here the other way round",
-        "open": "here the intervals do not tell them apart",
+        "open": "here the separate intervals overlap",
     }
     return f"{pair.lower} has a lower perplexity than {pair.higher}, {said[pair.agreement]}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+
+from ctxsweep.analysis.interval import Estimate
 
 _SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 _BINARY = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
@@ -48,6 +51,48 @@ def signed(value: float) -> str:
     return sign + text
 
 
-def listed(names: list[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def nats(estimate: Estimate | None, unit: str = "") -> str:
+    """``+0.008 (−0.010 to +0.026)``, with ``unit`` after the value."""
+    return "–" if estimate is None else _with_interval(estimate, signed, unit)
+
+
+def plus_minus(estimate: Estimate | None) -> str:
+    """``+0.008 ±0.018``: the wider side of the interval."""
+    if estimate is None:
+        return "–"
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+        return signed(estimate.value)
+    half = max(estimate.value - estimate.low, estimate.high - estimate.value)
+    return f"{signed(estimate.value)} ±{half:.3f}"
+
+
+def times(ratio: Estimate | None, interval: bool = True) -> str:
+    """``1.02× (1.01 to 1.03)``; from 10 on three digits: ``167×``."""
+    if ratio is None:
+        return "–"
+    return _with_interval(ratio if interval else Estimate(value=ratio.value), _ratio, "×")
+
+
+def _ratio(value: float) -> str:
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{decimals}f}"
+
+
+def _with_interval(estimate: Estimate, text: Callable[[float], str], unit: str) -> str:
+    value, low, high = text(estimate.value) + unit, estimate.low, estimate.high
+    if low is None or high is None or low == high:
+        return value
+    return f"{value} ({text(low)} to {text(high)})"
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``; or with another ``word``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def one_of(names: Sequence[str], most: int = 4) -> str:
+    """``a, b or c``; past ``most`` of them ``a, b, c, d or 2 others``."""
+    more = len(names) - most
+    if more <= 0:
+        return listed(names, "or")
+    return listed([*names[:most], f"{more} other{'s' if more > 1 else ''}"], "or")

@@ -98,7 +98,7 @@ def _extent(rows: list[Row]) -> list[float]:
     return [row[key] for row in rows for key in ("y", "low", "high") if key in row]
 
 
-TASKS: dict[TaskName, str] = {
+TASK_TITLES: dict[TaskName, str] = {
     "passkey": "Is a passkey found?",
     "multi_key": "Is the right one of many keys found?",
     "variable_tracking": "Is a chain of variables followed?",
@@ -127,7 +127,7 @@ CHARTS: tuple[ChartEntry, ...] = (
             "start, the answer stood.",
             partial(task_map, task=task),
         )
-        for task, title in TASKS.items()
+        for task, title in TASK_TITLES.items()
     ),
     ChartEntry(
         "cache",

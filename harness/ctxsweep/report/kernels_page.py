@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment as Jinja
-from jinja2 import PackageLoader, StrictUndefined
-
 from ctxsweep.report import kernels_beside, kernels_goals, kernels_table, theme
+from ctxsweep.report.rendering import render
 
 # Kinds of instructions, drawn from left to right; the rest is "other".
 KINDS = (
@@ -31,14 +29,8 @@ def render_kernels_page(
     data: what `ctxsweep kernels --json` prints. devices: names and architectures that were judged.
     table: the limits and rates of those devices, as names and values.
     """
-    jinja = Jinja(
-        loader=PackageLoader("ctxsweep.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return jinja.get_template("kernels.html.j2").render(
+    return render(
+        "kernels.html.j2",
         answer=_answer(data),
         triton=data["triton"],
         goals=kernels_goals.goals(data),

@@ -8,13 +8,13 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment as Jinja
-from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.report import theme
 from ctxsweep.report.charts import CHARTS
+from ctxsweep.report.quality_notes import missing_reference
+from ctxsweep.report.rendering import render
 from ctxsweep.report.rows import failed_cells, series_names
 from ctxsweep.report.sections import tables
 from ctxsweep.report.units import SECONDS
@@ -66,17 +66,12 @@ def write_plots(specs: dict[str, Spec], folder: Path) -> list[Path]:
 
 def render_page(summary: Summary, specs: dict[str, Spec]) -> str:
     """The page as text."""
-    jinja = Jinja(
-        loader=PackageLoader("ctxsweep.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = verdict_rows(summary)
-    return jinja.get_template("report.html.j2").render(
+    missing = missing_reference(summary.quality) if summary.quality else ""
+    return render(
+        "report.html.j2",
         summary=summary,
-        answer=answer(summary),
+        answer=f"{missing} {answer(summary)}".strip(),
         columns=COLUMNS,
         verdicts=rows,
         compared=any(row.numerics for row in rows),

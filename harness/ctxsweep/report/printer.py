@@ -18,7 +18,7 @@ class Printer:
         if not self._ascii:
             return text
         spelled = {"²": "^2", "→": "->", "×": "x", "µ": "u", "–": "-", "−": "-", "·": "*", "✕": "x"}
-        spelled |= {"Δ": "d", "±": "+-", "≤": "<=", "≥": ">="}
+        spelled |= {"Δ": "d", "±": "+-", "✓": "ok", "≤": "<=", "≥": ">="}
         for character, plain in spelled.items():
             text = text.replace(character, plain)
         return text.encode("ascii", "replace").decode()

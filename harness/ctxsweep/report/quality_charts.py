@@ -15,11 +15,11 @@ import altair as alt
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.quality_summary import QualitySummary, TaskRate
 from ctxsweep.analysis.summary import Summary
-from ctxsweep.analysis.wording import signed
+from ctxsweep.analysis.wording import nats, signed
 from ctxsweep.records_quality import TaskName
 from ctxsweep.report.layers import SHOWN, Curves, data_of, of_role, shown_param, tooltip
 from ctxsweep.report.placing import HEIGHT, Row, Scale, placed, strip_height
-from ctxsweep.report.quality_tables import exact_text, nats
+from ctxsweep.report.quality_tables import exact_text
 from ctxsweep.report.rows import failure_rows, series_names
 from ctxsweep.report.units import SHARE, TOKENS, Unit
 
@@ -126,7 +126,7 @@ def loss_by_position(summary: Summary) -> alt.LayerChart | None:
     longest = max(curve.context_tokens for curve in quality.positions)
     x = Scale(0.0, longest * 1.01, TOKENS, "position in the longest context", log=False)
     names = series_names(summary)
-    drawn = _with_allowed(quality, rows, [], quality.max_loss or LINEAR_NATS)
+    drawn = _with_allowed(quality, rows, [], quality.max_loss)
     tips = ("series", "position", "Δ loss")
     curves = Curves(names, drawn.rows, tips, x, drawn.scale, symbols=False)
     _move_apart(drawn.rows, names, x, ASIDE / 2, last=len(names) // 2)

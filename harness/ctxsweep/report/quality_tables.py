@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from ctxsweep.analysis.interval import Estimate
-from ctxsweep.analysis.quality_summary import QualityCell, QualitySummary, Reach, Standing, TaskRate
+from ctxsweep.analysis.quality_summary import QualityCell, QualitySummary, TaskRate
 from ctxsweep.analysis.summary import Summary
-from ctxsweep.analysis.wording import signed
+from ctxsweep.analysis.wording import nats, times
 from ctxsweep.records_quality import TaskName
+from ctxsweep.report.quality_notes import (
+    MACHINE_NOTE,
+    MARKS,
+    PASSAGE_NOTE,
+    TEXT_NOTE,
+    breaks_text,
+    detail_notes,
+    dynamic_note,
+    effective_text,
+    missing_reference,
+    reference_text,
+    setting_note,
+)
 from ctxsweep.report.table import Table
-from ctxsweep.report.units import PLAIN, TOKENS
-
-MARKS: dict[Standing | None, str] = {"within": "✓ ", "open": "? ", "beyond": "✕ ", None: ""}
-DYNAMIC_NOTE = (
-    "Dynamic NTK was evaluated at one fixed length each time, as a prefill in one go gives it. An "
-    "engine that decodes on keeps the base that earlier keys were cached with, and is not shown "
-    "here."
-)
-TEXT_NOTE = (
-    "The text may have been in the model's training data; novels in the public domain, like "
-    "Austen's, surely were. What is shown are differences on the same tokens; no perplexity of it "
-    "is a claim."
-)
+from ctxsweep.report.units import TOKENS
 
 
 def quality_tables(summary: Summary) -> tuple[Table, ...]:
@@ -36,7 +36,7 @@ def quality_tables(summary: Summary) -> tuple[Table, ...]:
         "Δ loss, nats",
         "Perplexity",
         *(task.replace("_", " ").capitalize() for task in tasks),
-        f"Harm at {_short(quality)}",
+        *(f"Harm at {TOKENS.text(short)}" for short in _short(quality)),
         "Prefill",
         "Decode",
         f"Δ to {quality.reference_series} there",
@@ -55,34 +55,35 @@ def task_names(quality: QualitySummary) -> tuple[TaskName, ...]:
 
 def notes(quality: QualitySummary) -> tuple[str, ...]:
     """How the figures are to be read."""
-    reference = reference_text(quality)
+    reference, series = reference_text(quality), quality.reference_series
     stretches = "" if quality.stretches == 1 else f" of each of {quality.stretches} stretches"
-    harm = ""
-    if quality.short_context is not None:
-        harm = (
-            f" Harm: the same setting on a context of {_short(quality)}, against "
-            f"{quality.reference_series} there."
-        )
+    harm = "".join(
+        f" Harm: the same setting on a context of {TOKENS.text(short)}, against {series} there."
+        for short in _short(quality)
+    )
     measured = (
         f"Loss on the last {quality.target_tokens} tokens{stretches} of {quality.text.name}, minus "
-        f"that of {reference} (of shorter contexts: there) on the same tokens, with 95% intervals "
-        f"(block bootstrap). "
-        f"{quality.max_loss:g} nats are allowed: ✓ shown to be within, ? not decided, ✕ shown to "
-        f"be beyond.{harm} Prefill and decode: time over that of {quality.reference_series} at the "
-        "same context, in this run; the last column: loss against it there. Cells were measured "
-        "one after the other: what the machine did meanwhile is in the times, not their intervals."
+        f"that of {reference} (of shorter contexts: there) on the same tokens, with intervals by "
+        f"block bootstrap. {quality.max_loss:g} nats are allowed: ✓ shown to be within, ? not "
+        f"decided, ✕ shown to be beyond.{harm} The last column: loss against {series} at the same "
+        f"context. {PASSAGE_NOTE}"
     )
-    dynamic = any(cell.rope_type == "dynamic" for cell in quality.cells)
-    return (measured, TEXT_NOTE, *((DYNAMIC_NOTE,) if dynamic else ()))
+    cost = f"Prefill and decode: time over that of {series} at the same context. {MACHINE_NOTE}"
+    said = (
+        missing_reference(quality),
+        measured,
+        cost,
+        setting_note(quality, "Harm"),
+        *detail_notes(quality),
+        TEXT_NOTE,
+        dynamic_note(quality),
+    )
+    return tuple(note for note in said if note)
 
 
-def reference_text(quality: QualitySummary) -> str:
-    """``none at 8K``."""
-    return f"{quality.reference_series} at {TOKENS.text(quality.reference_context)}"
-
-
-def _short(quality: QualitySummary) -> str:
-    return "–" if quality.short_context is None else TOKENS.text(quality.short_context)
+def _short(quality: QualitySummary) -> tuple[int, ...]:
+    """The short context, if there is one."""
+    return () if quality.short_context is None else (quality.short_context,)
 
 
 def _row(
@@ -91,14 +92,15 @@ def _row(
     own = (cell.series, cell.context_tokens)
     is_reference = quality.is_reference(*own)
     ratio = cell.perplexity_ratio
+    harm = "–" if cell.series == quality.reference_series else _stacked(nats(cell.harm))
     return (
         cell.series,
         TOKENS.text(cell.context_tokens),
         "–" if cell.factor is None else f"{cell.factor:g}",
         "reference" if is_reference else MARKS[cell.standing] + _stacked(nats(cell.difference)),
-        "–" if ratio is None or is_reference else times(ratio).split(" (")[0],
+        "–" if is_reference else times(ratio, interval=False),
         *(exact_text(quality.rate(task, *own)) for task in tasks),
-        "–" if cell.series == quality.reference_series else _stacked(nats(cell.harm)),
+        *(harm for _ in _short(quality)),
         _stacked(times(cell.prefill_ratio)),
         _stacked(times(cell.decode_ratio)),
         _stacked(nats(cell.beside)),
@@ -108,29 +110,6 @@ def _row(
 def _stacked(text: str) -> str:
     """The interval under its value."""
     return text.replace(" (", "\n").rstrip(")")
-
-
-def nats(estimate: Estimate | None) -> str:
-    """``+0.008 (−0.010 to +0.026)``."""
-    if estimate is None:
-        return "–"
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
-        return signed(estimate.value)
-    return f"{signed(estimate.value)} ({signed(estimate.low)} to {signed(estimate.high)})"
-
-
-def times(ratio: Estimate | None) -> str:
-    """``1.02× (1.01 to 1.03)``; from 10 on three digits: ``167×``."""
-    if ratio is None:
-        return "–"
-    text = f"{_digits(ratio.value)}×"
-    if ratio.low is None or ratio.high is None or ratio.low == ratio.high:
-        return text
-    return f"{text} ({_digits(ratio.low)} to {_digits(ratio.high)})"
-
-
-def _digits(value: float) -> str:
-    return f"{value:.2f}" if value < 9.995 else PLAIN.text(value)
 
 
 def exact_text(rate: TaskRate | None) -> str:
@@ -152,24 +131,3 @@ def _reach_table(quality: QualitySummary) -> Table:
         f"{TOKENS.text(quality.reference_context)} before them."
     )
     return Table("reach", "How far each series holds", heads, rows, (note,), lead=True)
-
-
-def effective_text(reach: Reach, quality: QualitySummary) -> str:
-    """``8K``, ``at least 16K``, or that there is none."""
-    if reach.effective_tokens is None:
-        contexts = [c.context_tokens for c in quality.cells if c.series == reach.series]
-        return f"not even {TOKENS.text(min(contexts))}"
-    text = TOKENS.text(reach.effective_tokens)
-    return f"at least {text}" if reach.at_least else text
-
-
-def breaks_text(reach: Reach, quality: QualitySummary) -> str:
-    """``breaks at 10.5K of 16K``, or that it does not."""
-    longest = TOKENS.text(reach.longest_tokens)
-    if not any(curve.series == reach.series for curve in quality.positions):
-        return f"positions of {longest} were not compared"
-    if reach.breaks_at is None:
-        return f"no break in {longest}"
-    if reach.breaks_at == 0:
-        return f"broken from the start of {longest}"
-    return f"breaks at {TOKENS.text(reach.breaks_at)} of {longest}"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment as Jinja
-from jinja2 import PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -19,6 +17,7 @@ from ctxsweep.analysis.summary import Summary
 from ctxsweep.report import theme
 from ctxsweep.report.page import PNG_SCALE, vegalite_version
 from ctxsweep.report.printer import Printer
+from ctxsweep.report.rendering import render
 from ctxsweep.report.replay_panels import measured_panel, methods, published_panel
 from ctxsweep.report.table import Table
 from ctxsweep.report.units import TOKENS
@@ -34,7 +33,7 @@ class _Picture:
 
 
 def build_replay(published: Published, summary: Summary | None, out_dir: Path) -> Path:
-    """Write ``replay.html`` and ``plots/replay.svg|png`` into ``out_dir``; the page's path.
+    """Write ``replay-<table>.html`` and ``plots/replay-<table>.svg|png``; the page's path.
 
     Without a run, or with one that measured no quality, the page holds the table alone and says
     so. The same input gives the same bytes; nothing is fetched, here or by the page.
@@ -43,17 +42,12 @@ def build_replay(published: Published, summary: Summary | None, out_dir: Path) -
     plots = out_dir / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     svg = _svg(alt.hconcat(*panels, spacing=40), theme.LIGHT)
-    (plots / "replay.svg").write_text(svg, encoding="utf-8")
-    (plots / "replay.png").write_bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
-    jinja = Jinja(
-        loader=PackageLoader("ctxsweep.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = out_dir / "replay.html"
-    text = jinja.get_template("replay.html.j2").render(
+    name = f"replay-{published.name}"
+    (plots / f"{name}.svg").write_text(svg, encoding="utf-8")
+    (plots / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
+    page = out_dir / f"{name}.html"
+    text = render(
+        "replay.html.j2",
         published=published,
         sentences=sentences(published, summary),
         pictures=[_picture(panel) for panel in panels],
