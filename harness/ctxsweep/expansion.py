@@ -31,6 +31,7 @@ def expand(scenario: Scenario) -> tuple[Cell, ...]:
                     "role": "sentinel",
                     "procedure": "independent",
                     "occurrence": occurrence,
+                    "quality": None,
                 }
             )
         )

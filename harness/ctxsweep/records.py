@@ -34,6 +34,9 @@ class Status(StrEnum):
     ERROR = "error"
 
 
+Divisor = Annotated[float, Field(gt=0, le=1e6)]
+
+
 class RopeScaling(Frozen):
     """How rotary positions are stretched, in the words of transformers' ``rope_parameters``.
 
@@ -43,7 +46,7 @@ class RopeScaling(Frozen):
     """
 
     rope_type: Literal["linear", "ntk", "dynamic", "ntk_by_parts", "yarn", "longrope", "llama3"]
-    factor: Annotated[float, Field(ge=1)] | Literal["auto"] = Field(
+    factor: Annotated[float, Field(ge=1, le=1e6)] | Literal["auto"] = Field(
         description="Longest context over the trained one; auto: target_tokens over it."
     )
     target_tokens: int | None = Field(
@@ -52,15 +55,15 @@ class RopeScaling(Frozen):
     original_max_position_embeddings: int | None = Field(
         None, ge=1, description="Context of the training."
     )
-    attention_factor: float | None = Field(None, gt=0, description="YaRN and LongRoPE.")
-    beta_fast: float | None = Field(None, gt=0, description="YaRN; default 32.")
-    beta_slow: float | None = Field(None, gt=0, description="YaRN; default 1.")
-    low_freq_factor: float | None = Field(None, gt=0, description="llama3.")
-    high_freq_factor: float | None = Field(None, gt=0, description="llama3.")
-    short_factor: tuple[float, ...] | None = Field(None, description="LongRoPE.")
-    long_factor: tuple[float, ...] | None = Field(None, description="LongRoPE.")
-    mscale: float | None = Field(None, gt=0, description="YaRN as DeepSeek has it.")
-    mscale_all_dim: float | None = Field(None, gt=0, description="YaRN as DeepSeek has it.")
+    attention_factor: float | None = Field(None, gt=0, le=1e6, description="YaRN and LongRoPE.")
+    beta_fast: float | None = Field(None, gt=0, le=1e6, description="YaRN; default 32.")
+    beta_slow: float | None = Field(None, gt=0, le=1e6, description="YaRN; default 1.")
+    low_freq_factor: float | None = Field(None, gt=0, le=1e6, description="llama3.")
+    high_freq_factor: float | None = Field(None, gt=0, le=1e6, description="llama3.")
+    short_factor: tuple[Divisor, ...] | None = Field(None, description="LongRoPE.")
+    long_factor: tuple[Divisor, ...] | None = Field(None, description="LongRoPE.")
+    mscale: float | None = Field(None, gt=0, le=1e6, description="YaRN as DeepSeek has it.")
+    mscale_all_dim: float | None = Field(None, gt=0, le=1e6, description="YaRN as DeepSeek has it.")
     truncate: bool | None = Field(None, description="YaRN: whole bounds of the ramp; default true.")
 
 
@@ -70,7 +73,8 @@ class Series(Frozen):
     name: str
     backend: str = "native"
     model: str | dict[str, Any] = Field(
-        description="A name of the catalogue, the path of a model folder, or a configuration."
+        description="A name of the catalogue, the path of a model folder, of a .gguf or .pth file, "
+        "or a configuration."
     )
     dtype: DType = "float32"
     kv_dtype: KVDType = Field("auto", description="Type of the cached keys and values.")

@@ -60,6 +60,17 @@ class CellQuality(Frozen):
     passes: tuple[PassPlan, ...]
     tasks: dict[TaskName, TaskPlan] = Field(default_factory=dict)
 
+    @property
+    def fed_tokens(self) -> int:
+        """About how many tokens all of it feeds; trials share what comes before their depth."""
+        context = self.passes[0].context_tokens
+        shares = (
+            max(task.depths) + task.trials * sum(1 - depth for depth in task.depths)
+            for task in self.tasks.values()
+        )
+        passes = sum(one.context_tokens for one in self.passes) * len(self.stretch_ends)
+        return passes + round(context * sum(shares))
+
 
 class TextSource(Frozen):
     """The text that was read."""

@@ -309,7 +309,8 @@ def _with_reference(document: Document, scenario: Scenario) -> Scenario:
                 )
     reference = scenario.quality.reference.model_copy(update={"series": named})
     quality = scenario.quality.model_copy(update={"reference": reference})
-    return scenario.model_copy(update={"quality": quality})
+    procedure = scenario.procedure.model_copy(update={"kind": "independent"})
+    return scenario.model_copy(update={"quality": quality, "procedure": procedure})
 
 
 def _select(scenario: Scenario, wanted: str) -> Scenario:

@@ -228,3 +228,15 @@ def test_series_come_in_the_order_of_the_scenario(run: list[Record]) -> None:
     assert sorted(v.evidence for v in found.verdicts) == sorted(
         v.evidence for v in summary_of(run).verdicts
     )
+
+
+def test_a_page_that_decode_begins_does_not_bend_the_line(make_record: Maker) -> None:
+    """Few contexts, so that readings along the way are judged: pages of 256 tokens."""
+
+    def pages(tokens: int) -> int:
+        return -(-tokens // 256) * 256 * 1024
+
+    contexts = (8192, 12288, 16384)
+    found = summary_of([make_record("paged", n, cache=pages) for n in contexts])
+    (cache,) = [v for v in found.verdicts if v.metric == "cache_used_bytes"]
+    assert cache.scaling == "O(n)"

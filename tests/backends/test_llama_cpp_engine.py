@@ -251,6 +251,16 @@ def test_biases_and_a_tied_head_are_taken_along() -> None:
         ({"model": "tiny-swa"}, "model", "no sliding window"),
         ({"window": 64}, "window", "no sliding window; leave it out"),
         ({"model": "tiny-rwkv7"}, "model", "rwkv7"),
+        (
+            {
+                "model": {
+                    "like": "tiny-gqa",
+                    "attention": {"rope": {"rope_type": "linear", "factor": 2.0}},
+                }
+            },
+            "model",
+            "no stretched RoPE",
+        ),
         ({"model": "tiny-gqa", "kv_dtype": "fp8_e4m3"}, "kv_dtype", "nearest valid: int8"),
         ({"model": "tiny-mamba1", "kv_dtype": "float16"}, "kv_dtype", "no attention"),
         ({"options": {"fast": 1}}, "options", "'fast' is unknown"),

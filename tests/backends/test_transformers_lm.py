@@ -309,6 +309,27 @@ def test_rotary_positions_are_stretched_as_the_papers_say() -> None:
     assert np.abs(yarn.logits() - unstretched.logits()).max() > 1e-3
 
 
+AIMED = {"factor": "auto", "target_tokens": 128}
+
+
+@pytest.mark.parametrize("kind", ["linear", "ntk", "ntk_by_parts", "yarn", "llama3"])
+def test_the_trained_length_is_the_models_own_as_in_native(kind: str) -> None:
+    """Our folders allow contexts without end; the trained length is written beside that."""
+    model = {"like": "tiny-gqa", "trained_context": 32}
+    rope = RopeScaling(rope_type=kind, **AIMED)
+    backend = load(model, rope=rope)
+    one = Series(name="x", model=model, rope=rope)
+    native = NativeBackend.load(one, Limits(128, 1, "cpu", threads=1, seed=4))
+    feed(backend, prompt())
+    native.prefill(prompt())
+    assert np.abs(backend.logits() - native.logits()).max() <= 1e-4
+    named = RopeScaling(rope_type=kind, factor=4, original_max_position_embeddings=64)
+    other = load(model, rope=named)
+    feed(other, prompt())
+    if kind not in ("linear", "ntk"):  # a length that the series names counts before the model's
+        assert np.abs(backend.logits() - other.logits()).max() > 1e-3
+
+
 def test_a_window_is_laid_over_their_families_that_have_one() -> None:
     model = theirs("starcoder2")
     narrow, wide = load(model, window=WINDOW), load(model)
@@ -332,6 +353,16 @@ REFUSED: tuple[tuple[Any, dict[str, Any], str, str], ...] = (
     ("tiny-swa", {"window": 1}, "window", "2"),
     ("tiny-mamba2", {"rope": YARN}, "rope", "no rotary"),
     ("tiny-gqa", {"rope": RopeScaling(rope_type="dynamic", factor=2)}, "rope.rope_type", "yarn"),
+    (
+        {
+            "like": "tiny-gqa",
+            "trained_context": 64,
+            "attention": {"rope": {"rope_type": "dynamic", "factor": 2.0}},
+        },
+        {},
+        "model",
+        "dynamic",
+    ),
     ("tiny-gqa", {"rope": RopeScaling(rope_type="yarn", factor=2)}, "rope.original", "needs"),
     (
         "tiny-gqa",

@@ -148,9 +148,7 @@ def test_narrow_types_differ_by_their_rounding(
 
 
 @engine
-@pytest.mark.parametrize(
-    "kind", ["linear", "yarn", "llama3", "longrope", "ntk", "ntk_by_parts"]
-)
+@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3", "longrope", "ntk", "ntk_by_parts"])
 def test_stretched_positions_are_those_of_transformers(kind: str) -> None:
     torch = pytest.importorskip("torch", reason="needs torch")
     transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -177,6 +175,42 @@ def test_stretched_positions_are_those_of_transformers(kind: str) -> None:
     expected = _transformers_logits(torch, transformers, folder, config)
     assert np.abs(stretched - expected).max() < FP32_LOGITS
     assert np.abs(stretched - plain).max() > 100 * FP32_LOGITS
+
+
+TRAINED = 32
+
+
+@engine
+@pytest.mark.parametrize("kind", ["linear", "ntk", "ntk_by_parts", "yarn", "llama3"])
+def test_the_trained_length_is_the_models_own_as_in_native(kind: str) -> None:
+    rope = RopeScaling(rope_type=kind, factor="auto", target_tokens=4 * TRAINED)
+    model = {"like": "tiny-gqa", "trained_context": TRAINED}
+    assert difference(series(model, rope=rope)) < FP32_LOGITS
+
+
+PHI3 = {
+    "model_type": "phi3",
+    "vocab_size": 4096,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
+}
+
+
+@engine
+@pytest.mark.parametrize("kind", ["ntk", "yarn"])
+def test_a_model_that_turns_half_of_its_dimensions_goes_on_doing_so(kind: str) -> None:
+    rope = RopeScaling(rope_type=kind, factor=4)
+    assert difference(series(PHI3, rope=rope)) < FP32_LOGITS
 
 
 def _transformers_logits(torch: Any, transformers: Any, folder: Path, config: Any) -> np.ndarray:

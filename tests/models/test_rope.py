@@ -37,7 +37,7 @@ def random_case(seed: int) -> tuple[RopeScaling, Plain, int, int]:
     kind = THEIRS[seed % len(THEIRS)]
     head_dim = int(rng.choice([32, 64, 80, 96, 128, 256]))
     partial = float(rng.choice([1.0, 1.0, 0.5, 0.25]))
-    plain = Plain(int(head_dim * partial), float(rng.choice([1e4, 1e5, 5e5, 1e6])))
+    plain = Plain(int(head_dim * partial), float(rng.choice([1e4, 1e5, 5e5, 1e6])), head_dim)
     trained = int(2 ** rng.uniform(8, 15))
     more: dict[str, Any] = {}
     if kind == "longrope":
@@ -64,7 +64,7 @@ def test_frequencies_are_those_of_transformers(seed: int) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     one, plain, head_dim, length = random_case(seed)
-    written = write_rope(one, plain, head_dim, one.original_max_position_embeddings)
+    written = write_rope(one, plain, one.original_max_position_embeddings)
     config = transformers.LlamaConfig(
         head_dim=head_dim, hidden_size=head_dim * 2, num_attention_heads=2, **written
     )
@@ -78,7 +78,7 @@ def test_frequencies_are_those_of_transformers(seed: int) -> None:
 def test_what_is_written_is_read_back(seed: int) -> None:
     one, plain, head_dim, _ = random_case(seed)
     trained = one.original_max_position_embeddings
-    fields, read_trained = read_rope(write_rope(one, plain, head_dim, trained), head_dim, 1.0)
+    fields, read_trained = read_rope(write_rope(one, plain, 4 * trained), head_dim, 1.0)
     assert read_trained == trained
     again = resolve(fields["rope"], trained)
     back = Plain(fields.get("rotary_dim", head_dim), fields["rope_theta"])
@@ -191,6 +191,8 @@ def test_auto_is_the_target_over_the_trained_context(target: int) -> None:
         (RopeScaling(rope_type="linear", factor="auto", target_tokens=8), None, "original_max"),
         (RopeScaling(rope_type="linear", factor="auto"), 8, "target_tokens"),
         (RopeScaling(rope_type="linear", factor=2, beta_fast=2), 8, "beta_fast"),
+        (scaling("yarn", beta_fast=1.0, beta_slow=32.0), 8, "beta_fast"),
+        (RopeScaling(rope_type="linear", factor=2, target_tokens=8), 8, "target_tokens"),
         (scaling("llama3", low_freq_factor=4.0), 8, "low_freq_factor"),
         (scaling("longrope", short_factor=(1.0,), long_factor=(1.0,) * 32), 8, "short_factor"),
     ],

@@ -26,7 +26,7 @@ from ctxsweep.records_quality import CellQuality, PassPlan, TextSource
 
 
 def corpus(tokens: int) -> Corpus:
-    source = TextSource(name="counted", sha256="", tokens=tokens)
+    source = TextSource(name="counted", sha256="", tokens=tokens, tokens_sha256="")
     return Corpus(np.arange(tokens), source)
 
 

@@ -215,8 +215,14 @@ def _verdicts(curves: list[Points], cells: Sequence[Record]) -> tuple[Verdict, .
 
 
 def _reading_points(curve: Points, cells: Sequence[Record]) -> Points | None:
-    """The curve of a byte metric from the memory series, one point an octave of position."""
+    """The curve of a byte metric from the memory series, one point an octave of position.
+
+    A few tokens decoded after a prompt begin a page that is nearly empty: they do not count.
+    """
     readings = _readings(cells, curve.series, curve.batch_size)
+    prompt = max((m.position for m in readings if m.phase == "prefill"), default=0)
+    if readings and readings[-1].position < 2 * prompt:
+        readings = [m for m in readings if m.phase == "prefill"]
     held = {m.position: m.cache_used_bytes for m in readings if m.cache_used_bytes is not None}
     positions = [p for p in sorted(held) if p > 0]
     if len(positions) <= len(curve.contexts):

@@ -6,9 +6,9 @@ from typing import Any
 
 from ctxsweep.backends.base import InvalidSeries
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.rope import BadRope, Plain, check_words, described, resolve
+from ctxsweep.models.rope import BadRope, Plain, check_words, depends_on_length, described, resolve
 from ctxsweep.models.rope_words import transformers_words
-from ctxsweep.records import RopeScaling
+from ctxsweep.records import RopeScaling, Series
 
 
 def stretched(config: ModelConfig, scaling: RopeScaling) -> ModelConfig:
@@ -34,22 +34,27 @@ def checked(scaling: RopeScaling, trained_tokens: int | None, plain: Plain | Non
     return known
 
 
-def engine_words(
-    engine: str, scaling: RopeScaling, trained_tokens: int | None, plain: Plain
-) -> dict[str, Any]:
+def engine_words(scaling: RopeScaling, trained_tokens: int | None, plain: Plain) -> dict[str, Any]:
     """``rope_parameters`` of a ``config.json`` for another engine. Raises ``InvalidSeries``."""
-    check_fixed(engine, scaling)
     return transformers_words(checked(scaling, trained_tokens, plain), plain)
 
 
-def check_fixed(engine: str, scaling: RopeScaling) -> None:
-    """Raise ``InvalidSeries`` for dynamic NTK, which no engine here fixes at a prompt's length."""
-    if scaling.rope_type == "dynamic":
+def check_fixed(
+    engine: str, series: Series, config: ModelConfig | None, moving: tuple[str, ...]
+) -> None:
+    """Raise ``InvalidSeries`` if positions are stretched by one of ``moving``.
+
+    These are rules that the engine applies at another length than the prompt's, be they of the
+    series or of its model.
+    """
+    own = config.attention.rope if config is not None and config.attention else None
+    scaling = series.rope or own
+    if scaling is not None and scaling.rope_type in moving and depends_on_length(scaling):
         raise InvalidSeries(
-            "rope.rope_type",
-            f"{engine} turns keys by how long the context of a call is, or may become, so that "
-            "cached ones no longer fit; nearest valid: yarn, or backend native, which takes the "
-            "length of the prompt",
+            "rope.rope_type" if series.rope else "model",
+            f"{scaling.rope_type}: {engine} turns keys by how long the context of a call is, or may "
+            "become, so that cached ones no longer fit; nearest valid: yarn, or backend native, "
+            "which takes the length of the prompt",
         )
 
 

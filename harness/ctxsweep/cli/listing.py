@@ -48,7 +48,11 @@ def models() -> Table:
         if name in PRETRAINED and not PRETRAINED[name].path.is_file():
             table.add_row(name, "", "", "", f"{PRETRAINED[name].summary}; ctxsweep fetch {name}")
             continue
-        config = catalog.load_config(name)
+        try:
+            config = catalog.load_config(name)
+        except catalog.UnknownModel as problem:  # a file of the cache that was damaged
+            table.add_row(name, "", "", "", escape(str(problem)))
+            continue
         mixers = " + ".join(dict.fromkeys(config.layer_mixers()))
         shape = str(config.num_layers), str(config.hidden_size)
         table.add_row(name, mixers, *shape, config.source)

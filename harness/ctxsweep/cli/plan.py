@@ -83,6 +83,12 @@ def _seconds(scenario: Scenario, series: Series, costs: list[Cost], ceilings: Ce
     step = [
         max(c.decode_flops / flops_per_s, c.decode_bytes / ceilings.read_bytes_per_s) for c in costs
     ]
+    if plan := scenario.quality:  # more is read than the context itself
+        asked = [plan.of_cell(scenario.contexts, series.name, n) for n in scenario.contexts]
+        prefill = [
+            s * one.fed_tokens / one.passes[0].context_tokens
+            for s, one in zip(prefill, asked, strict=True)
+        ]
     samples = min(procedure.min_samples, scenario.generate_tokens)
     decode = sum(min(procedure.max_cell_s, s * samples) for s in step)
     return decode + (max(prefill) if procedure.kind == "ladder" else sum(prefill))

@@ -76,7 +76,8 @@ def rules_out(record: Record, cell: Cell) -> bool:
     of = record.cell
     return (
         record.status in (Status.OOM, Status.TIMEOUT, Status.OVER_BUDGET)
-        and (of.series, of.batch_size, of.role) == (cell.series, cell.batch_size, cell.role)
+        and (of.series.name, of.batch_size, of.role)
+        == (cell.series.name, cell.batch_size, cell.role)
         and of.context_tokens <= cell.context_tokens
     )
 

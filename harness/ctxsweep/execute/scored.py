@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctxsweep.backends.base import Tokens, Unsupported
-from ctxsweep.execute.procedure import MAX_PREFILL_READINGS, ok_record, over_budget
+from ctxsweep.execute.procedure import MAX_PREFILL_READINGS, ok_record
 from ctxsweep.execute.rig import Rig
 from ctxsweep.measure.memory import thin
 from ctxsweep.quality.corpus import Corpus, TextTooShort, block_losses, read_corpus, stretch
@@ -45,7 +45,8 @@ def scored(rig: Rig, cells: Sequence[Cell], budgets: Budgets) -> Iterator[Record
     """Every cell: losses along its context and the other passes it asks for, then its tasks.
 
     The prefill of the first ``repeats`` stretches is timed, and decode after the first, as the
-    ``independent`` procedure does; the heads' work for the scores is not among it.
+    ``independent`` procedure does; the heads' work for the scores is not among it. A cell that
+    takes longer than ``budgets.cell_s`` is ended by the parent.
     """
     if not rig.backend.capabilities.scores:
         raise Unsupported(
@@ -54,18 +55,11 @@ def scored(rig: Rig, cells: Sequence[Cell], budgets: Budgets) -> Iterator[Record
         )
     if rig.series.prefill_chunk == "recurrent":
         raise Unsupported("quality is scored chunk by chunk", "Set prefill_chunk to a number")
-    begun = rig.clock.now()
-    warmups = rig.warm_up()
     for cell in cells:
         assert cell.quality is not None
         rig.watcher.begin(cell)
-        left_s = min(budgets.cell_s, budgets.series_s - (rig.clock.now() - begun))
-        predicted_s = rig.predict_s(0, cell.context_tokens)
-        if predicted_s > left_s:
-            yield over_budget(cell, predicted_s, left_s)
-            continue
+        warmups = rig.warm_up()
         yield _Reading(rig, cell, cell.quality).record(warmups)
-        warmups = ()
 
 
 class _Reading:

@@ -95,7 +95,7 @@ class Attention(Frozen):
     @property
     def turned(self) -> Plain:
         """Rotary positions as they were trained."""
-        return Plain(self.rotary_dim or self.head_dim, self.rope_theta)
+        return Plain(self.rotary_dim or self.head_dim, self.rope_theta, self.head_dim)
 
 
 class FeedForward(Frozen):

@@ -90,7 +90,9 @@ def _rope(index: GgufIndex, get: Get) -> dict[str, Any]:
         "rope_theta": get("rope.freq_base", 10000.0),
         "original_max_position_embeddings": get("rope.scaling.original_context_length"),
     }
-    kind, factor = get("rope.scaling.type", "none"), get("rope.scaling.factor", 1.0)
+    # As llama.cpp reads them: the type is linear unless it is said, and files once had one key.
+    kind = get("rope.scaling.type", "linear")
+    factor = get("rope.scaling.factor", None) or get("rope.scale_linear", None) or 1.0
     given = get("rope.scaling.attn_factor")
     if _LLAMA3_FACTORS in index.tensors:  # llama3 is stored as the factors that it comes to
         factors = read_floats(index, _LLAMA3_FACTORS)
@@ -123,4 +125,7 @@ def read_floats(index: GgufIndex, name: str) -> list[float]:
     count = math.prod(where.shape)
     with index.path.open("rb") as file:
         file.seek(where.offset)
-        return list(struct.unpack(f"<{count}f", file.read(4 * count)))
+        held = file.read(4 * count)
+    if len(held) < 4 * count:
+        raise ValueError(f"tensor '{name}' is cut off: the file ends early")
+    return list(struct.unpack(f"<{count}f", held))

@@ -94,6 +94,8 @@ class _Reader:
         metadata = {self._string(): self._value(self._number("I")) for _ in range(pairs)}
         found = [self._tensor() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", _ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise BadGguf(f"{path}: general.alignment = {alignment!r} must be a number from 1 on")
         start = -(-self._file.tell() // alignment) * alignment
         table = {name: StoredAt(shape, kind, start + at) for name, shape, kind, at in found}
         return GgufIndex(path, metadata, table)
@@ -106,6 +108,8 @@ class _Reader:
     def _value(self, kind: int) -> Any:
         if kind == _STRING:
             return self._string()
+        if kind != _ARRAY and kind not in _NUMBERS:
+            raise TypeError(f"a value has type {kind}, which GGUF does not have")
         if kind != _ARRAY:
             return self._number(_NUMBERS[kind])
         of, count = self._number("I"), self._number("Q")

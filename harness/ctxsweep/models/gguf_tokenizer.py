@@ -75,7 +75,10 @@ def tokenizer_from(index: GgufIndex) -> Tokenizer:
     tokens: Sequence[str] = index.metadata["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ")) for pair in index.metadata.get("tokenizer.ggml.merges", ())]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=split in _WHOLE_WORDS))
+    try:
+        tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=split in _WHOLE_WORDS))
+    except Exception as error:  # the package raises nothing narrower
+        raise BadTokenizer(f"{index.path}: tokenizer.ggml.merges: {error}") from error
     if split == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = SPLITS[split]()

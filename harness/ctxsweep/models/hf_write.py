@@ -232,7 +232,7 @@ def _granite_hybrid(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
 
 def _rope(config: ModelConfig, attention: Attention) -> dict[str, Any]:
     scaling = attention.rope and resolve(attention.rope, config.trained_context)
-    return write_rope(scaling, attention.turned, attention.head_dim, config.trained_context)
+    return write_rope(scaling, attention.turned, config.trained_context)
 
 
 _FAMILIES = {

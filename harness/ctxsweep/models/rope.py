@@ -44,10 +44,11 @@ class Turning:
 
 @dataclass(frozen=True)
 class Plain:
-    """Rotary positions as they were trained: ``rotary_dim`` d, ``theta`` θ."""
+    """Rotary positions as they were trained: ``rotary_dim`` d of ``head_dim``, ``theta`` θ."""
 
     rotary_dim: int
     theta: float
+    head_dim: int | None = None
 
     @property
     def inv_freq(self) -> Array:
@@ -86,6 +87,8 @@ def resolve(scaling: RopeScaling, trained_tokens: int | None) -> RopeScaling:
     """
     trained = scaling.original_max_position_embeddings or trained_tokens
     factor = scaling.factor
+    if factor != "auto" and scaling.target_tokens is not None:
+        raise BadRope("target_tokens", "is for factor auto; leave it out, or set factor: auto")
     if factor == "auto":
         if trained is None:
             raise BadRope(
@@ -121,6 +124,9 @@ def check_words(scaling: RopeScaling, plain: Plain | None = None) -> None:
     low, high = scaling.low_freq_factor or LOW_FREQ, scaling.high_freq_factor or HIGH_FREQ
     if low >= high:
         raise BadRope("low_freq_factor", f"{low:g} must be below high_freq_factor = {high:g}")
+    fast, slow = scaling.beta_fast or BETA_FAST, scaling.beta_slow or BETA_SLOW
+    if fast <= slow:
+        raise BadRope("beta_fast", f"{fast:g} turns must be more than beta_slow = {slow:g}")
     if plain is None:
         return
     if scaling.rope_type in ("ntk", "dynamic") and plain.rotary_dim < 4:
@@ -141,7 +147,10 @@ def check_words(scaling: RopeScaling, plain: Plain | None = None) -> None:
 
 def depends_on_length(scaling: RopeScaling | None) -> bool:
     """Whether keys are turned otherwise in a longer context, so that cached ones would not fit."""
-    return scaling is not None and RULES[scaling.rope_type].by_length
+    if scaling is None or not RULES[scaling.rope_type].by_length:
+        return False
+    # Llama 3.1 as GGUF holds the same divisors for both.
+    return scaling.short_factor is None or scaling.short_factor != scaling.long_factor
 
 
 def _linear(scaling: RopeScaling, plain: Plain, length: int) -> Turning:
@@ -240,7 +249,6 @@ def _llama3(scaling: RopeScaling, plain: Plain, length: int) -> Turning:
 class Rule:
     """A way of stretching, and the words of ``RopeScaling`` that it needs and takes."""
 
-    title: str
     apply: Callable[[RopeScaling, Plain, int], Turning]
     needed: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -251,19 +259,18 @@ COMMON = ("rope_type", "factor", "target_tokens", "original_max_position_embeddi
 _TRAINED = ("original_max_position_embeddings",)
 _RAMP = ("beta_fast", "beta_slow", "truncate")
 RULES: Mapping[str, Rule] = {
-    "linear": Rule("position interpolation", _linear),
-    "ntk": Rule("NTK-aware", _ntk),
-    "dynamic": Rule("dynamic NTK", _dynamic, _TRAINED, by_length=True),
-    "ntk_by_parts": Rule("NTK-by-parts", _by_parts, _TRAINED, _RAMP),
-    "yarn": Rule("YaRN", _yarn, _TRAINED, (*_RAMP, "attention_factor", "mscale", "mscale_all_dim")),
+    "linear": Rule(_linear),
+    "ntk": Rule(_ntk),
+    "dynamic": Rule(_dynamic, _TRAINED, by_length=True),
+    "ntk_by_parts": Rule(_by_parts, _TRAINED, _RAMP),
+    "yarn": Rule(_yarn, _TRAINED, (*_RAMP, "attention_factor", "mscale", "mscale_all_dim")),
     "longrope": Rule(
-        "LongRoPE",
         _longrope,
         (*_TRAINED, "short_factor", "long_factor"),
         ("attention_factor",),
         by_length=True,
     ),
-    "llama3": Rule("Llama 3.1", _llama3, _TRAINED, ("low_freq_factor", "high_freq_factor")),
+    "llama3": Rule(_llama3, _TRAINED, ("low_freq_factor", "high_freq_factor")),
 }
 
 

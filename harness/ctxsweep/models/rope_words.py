@@ -23,6 +23,7 @@ MAX_POSITIONS = 1 << 20
 _BASE = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 _WORDS = frozenset(RopeScaling.model_fields) - {"rope_type", "target_tokens"}
 _READ = ("linear", "dynamic", "yarn", "longrope", "llama3")
+_SILENT = ("finetuned",)  # of YaRN's first checkpoints; says nothing of how positions turn
 _OLD_NAMES = {"su": "longrope"}  # Phi-3's first files
 
 
@@ -41,13 +42,7 @@ def read_rope(raw: Json, head_dim: int, default_theta: float) -> tuple[dict[str,
     }
     if partial != 1.0:
         fields["rotary_dim"] = int(head_dim * partial)
-    positions = raw.get("max_position_embeddings")
-    endless = positions is None or positions >= MAX_POSITIONS
-    trained = (
-        raw.get("original_max_position_embeddings")
-        or words.get("original_max_position_embeddings")
-        or (None if endless else positions)
-    )
+    positions, trained = raw.get("max_position_embeddings"), trained_tokens(raw)
     kind = words.get("rope_type", words.get("type", "default"))
     kind = _OLD_NAMES.get(kind, kind)
     if kind == "default":
@@ -55,7 +50,7 @@ def read_rope(raw: Json, head_dim: int, default_theta: float) -> tuple[dict[str,
     if kind not in _READ:
         raise ValueError(f"rope_type = {kind!r} is not built; valid: default, {', '.join(_READ)}")
     given = {word: words[word] for word in words if word in _WORDS}
-    unknown = sorted(set(words) - _WORDS - {*_BASE})
+    unknown = sorted(set(words) - _WORDS - {*_BASE, *_SILENT})
     if unknown:
         raise ValueError(f"rope_parameters.{unknown[0]} is not built for rope_type {kind}")
     if kind == "longrope" and positions and trained:
@@ -64,6 +59,29 @@ def read_rope(raw: Json, head_dim: int, default_theta: float) -> tuple[dict[str,
         given["original_max_position_embeddings"] = trained
     fields["rope"] = _scaling(kind, given)
     return fields, trained
+
+
+def trained_tokens(raw: Json) -> int | None:
+    """The longest context of the training that a ``config.json`` names, before any stretching."""
+    words = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    positions = raw.get("max_position_embeddings")
+    endless = positions is None or positions >= MAX_POSITIONS
+    return (
+        raw.get("original_max_position_embeddings")
+        or words.get("original_max_position_embeddings")
+        or (None if endless else positions)
+    )
+
+
+def plain_rope(raw: Json) -> Plain | None:
+    """Rotary positions as they were trained; None if a ``config.json`` has none of one kind."""
+    written = {**raw, **(raw.get("rope_parameters") or {})}
+    if not isinstance(written.get("rope_theta"), int | float):
+        return None
+    heads = raw.get("num_attention_heads") or 1
+    head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // heads
+    partial = written.get("partial_rotary_factor") or 1.0
+    return Plain(int(head_dim * partial), float(written["rope_theta"]), head_dim)
 
 
 def _scaling(kind: str, given: dict[str, Any]) -> RopeScaling:
@@ -79,27 +97,29 @@ def _scaling(kind: str, given: dict[str, Any]) -> RopeScaling:
     return scaling
 
 
-def write_rope(
-    scaling: RopeScaling | None, plain: Plain, head_dim: int, trained: int | None
-) -> dict[str, Any]:
+def write_rope(scaling: RopeScaling | None, plain: Plain, trained: int | None) -> dict[str, Any]:
     """Fields of a ``config.json`` that turn positions so, with ``rope_theta`` for older readers.
 
     ``scaling`` is resolved (a factor that is a number, the trained length). The file allows
     contexts without end; only dynamic NTK reads the trained length from there.
     """
-    words: dict[str, Any] = {"rope_type": "default", "rope_theta": plain.theta}
-    if plain.rotary_dim != head_dim:
-        words["partial_rotary_factor"] = plain.rotary_dim / head_dim
+    words = {"rope_type": "default", "rope_theta": plain.theta, **_partial(plain)}
     if scaling is not None:
         words |= transformers_words(scaling, plain)
+        trained = scaling.original_max_position_embeddings or trained
     dynamic = scaling is not None and scaling.rope_type == "dynamic"
     return {
         "rope_theta": words["rope_theta"],
         "rope_parameters": words,
         "max_position_embeddings": trained if dynamic else MAX_POSITIONS,
-        # Phi-3's word, which transformers takes for others too.
+        # Phi-3's word, which transformers takes for others too, before that within.
         **({"original_max_position_embeddings": trained} if trained else {}),
     }
+
+
+def _partial(plain: Plain) -> dict[str, float]:
+    width = plain.head_dim or plain.rotary_dim
+    return {} if width == plain.rotary_dim else {"partial_rotary_factor": plain.rotary_dim / width}
 
 
 def transformers_words(scaling: RopeScaling, plain: Plain) -> dict[str, Any]:
@@ -110,7 +130,8 @@ def transformers_words(scaling: RopeScaling, plain: Plain) -> dict[str, Any]:
     """
     words = scaling.model_dump(mode="json", exclude_none=True, exclude={"target_tokens"})
     if scaling.rope_type == "ntk":
-        return {"rope_type": "default", "rope_theta": plain.ntk_base(words["factor"])}
+        base = plain.ntk_base(words["factor"])
+        return {"rope_type": "default", "rope_theta": base, **_partial(plain)}
     if scaling.rope_type in ("linear", "dynamic"):
         words.pop("original_max_position_embeddings", None)
     if scaling.rope_type == "ntk_by_parts":
@@ -119,4 +140,4 @@ def transformers_words(scaling: RopeScaling, plain: Plain) -> dict[str, Any]:
         words = {"low_freq_factor": LOW_FREQ, "high_freq_factor": HIGH_FREQ} | words
     if scaling.rope_type == "longrope":
         words["attention_factor"] = longrope_attention(scaling)
-    return {"rope_theta": plain.theta, **words}
+    return {"rope_theta": plain.theta, **_partial(plain), **words}

@@ -83,6 +83,10 @@ def _problem(config: ModelConfig) -> str | None:
         return "only models with RMS norms are written as GGUF; nearest: tiny-gqa"
     if attention is not None and attention.window is not None:
         return "llama.cpp's Llama has no sliding window"
+    if attention is not None and attention.rope is not None:
+        return f"this adapter writes no stretched RoPE ({attention.rope.rope_type}) into a GGUF"
+    if attention is not None and attention.rotary_dim not in (None, attention.head_dim):
+        return f"it turns {attention.rotary_dim} of {attention.head_dim} dimensions, GGUF's all"
     if mamba is not None and mamba.expand != EXPAND:
         return f"llama.cpp takes mamba.expand = {EXPAND} only, not {mamba.expand}"
     if mamba is not None and mamba.groups > 1:

@@ -17,7 +17,7 @@ from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import FAMILIES
 from ctxsweep.models.hf_write import hf_config
-from ctxsweep.models.rope import Plain
+from ctxsweep.models.rope_words import plain_rope, trained_tokens
 from ctxsweep.records import RopeScaling, Series
 
 NO_MAMBA_STATE = "starts the Mamba-1 scan of a call of more than one token from an empty state"
@@ -78,16 +78,15 @@ def check_window(family: str, series: Series, config: ModelConfig | None) -> Non
 
 def check_rope(series: Series, config: ModelConfig | None) -> None:
     """Raise ``InvalidSeries`` for rotary positions that cannot be stretched so."""
+    if series.prefill_chunk != "whole":
+        check_fixed("transformers", series, config, ("dynamic", "longrope"))
     rope = series.rope
     if rope is None:
         return
     attention = config.attention if config else None
     if config is not None and (attention is None or attention.position != "rope"):
         raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions; leave it out")
-    check_fixed("transformers", rope)
-    raw = fields(series, config)
-    positions = raw.get("original_max_position_embeddings", raw.get("max_position_embeddings"))
-    checked(rope, config.trained_context if config else positions, None)
+    checked(rope, trained_tokens(fields(series, config)), None)
 
 
 def check_family(family: str) -> None:
@@ -120,7 +119,7 @@ def configuration(folder: Path, series: Series) -> Any:
         _check_slides(config, config_class, series.window)
     if series.rope is None:
         return config
-    return config_class.from_dict(read | _stretched(config, series.rope))
+    return config_class.from_dict(read | _stretched(config, series.rope, trained_tokens(read)))
 
 
 def _check_slides(config: Any, config_class: Any, window: int) -> None:
@@ -141,23 +140,22 @@ def _no_window(family: str) -> InvalidSeries:
     )
 
 
-def _stretched(config: Any, rope: RopeScaling) -> dict[str, Any]:
+def _stretched(config: Any, rope: RopeScaling, trained: int | None) -> dict[str, Any]:
     """The fields that ``rope`` replaces."""
-    present = getattr(config, "rope_parameters", None)
-    if not isinstance(present, dict) or "rope_theta" not in present:
+    plain = plain_rope(config.to_dict())
+    if plain is None:
         raise InvalidSeries(
             "rope",
             f"transformers' {config.model_type} has no rotary positions of one kind for all "
             "layers; leave it out",
         )
-    trained = rope.original_max_position_embeddings or config.max_position_embeddings
-    partial = present.get("partial_rotary_factor") or 1.0
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    plain = Plain(int(head_dim * partial), present["rope_theta"])
-    kept = {"partial_rotary_factor": partial} if partial != 1.0 else {}
-    words = engine_words("transformers", rope, trained, plain)
-    longest = int(trained * words.get("factor", 1.0))
+    known = checked(rope, trained, plain)
+    words = engine_words(rope, trained, plain)
+    original = known.original_max_position_embeddings
+    longest = int((original or config.max_position_embeddings) * words.get("factor", 1.0))
     return {
-        "rope_parameters": kept | words,
+        "rope_parameters": words,
         "max_position_embeddings": max(config.max_position_embeddings, longest),
+        # What stands here counts before what stands within.
+        **({"original_max_position_embeddings": original} if original else {}),
     }

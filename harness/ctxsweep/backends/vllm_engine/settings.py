@@ -9,11 +9,11 @@ from typing import Any
 
 from ctxsweep.backends import checkpoints
 from ctxsweep.backends.base import InvalidSeries, Limits, Unsupported, chunk_tokens
-from ctxsweep.backends.rope_scaling import engine_words
+from ctxsweep.backends.rope_scaling import check_fixed, engine_words
 from ctxsweep.backends.vllm_engine.memory import STATE_DTYPE
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.rope import Plain
+from ctxsweep.models.rope_words import plain_rope, trained_tokens
 from ctxsweep.records import RopeScaling, Series
 
 WORKER = "ctxsweep.backends.vllm_engine.worker.FittingWorker"
@@ -48,6 +48,7 @@ def check_series(series: Series) -> ModelConfig | None:
             f"vLLM's blocks are multiples of {PAGE_STEP} tokens, on a CPU of {CPU_PAGE_STEP}; "
             f"nearest valid: {near}",
         )
+    check_fixed("vLLM", series, config, ("dynamic",))
     if series.rope is not None:
         _rope_parameters(series, series.rope, config)
     return config
@@ -204,8 +205,10 @@ def _overrides(series: Series, limits: Limits, config: ModelConfig | None) -> di
         over["max_position_embeddings"] = length  # vLLM makes a table of that many rows
     if series.window is not None and catalog.is_folder(series.model):
         over["sliding_window"] = series.window
-    if series.rope is not None:
-        over["rope_parameters"] = _rope_parameters(series, series.rope, config)
+    own = config.attention.rope if config is not None and config.attention else None
+    rope = series.rope or (own if own and own.rope_type == "longrope" else None)
+    if rope is not None:
+        over["rope_parameters"] = _rope_parameters(series, rope, config)
         if "max_position_embeddings" not in over:
             written = int(_raw(series).get("max_position_embeddings", 0))
             over["max_position_embeddings"] = max(length, written)
@@ -216,28 +219,20 @@ def _rope_parameters(
     series: Series, rope: RopeScaling, config: ModelConfig | None
 ) -> dict[str, Any]:
     """``rope_parameters`` of ``config.json``, stretched. Raises ``InvalidSeries``."""
-    plain, trained = _plain_rope(series, config)
-    words = engine_words("vLLM", rope, trained, plain)
+    if config is not None:
+        if config.attention is None or config.attention.position != "rope":
+            raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions")
+        plain, trained = config.attention.turned, config.trained_context
+    else:
+        found, trained = plain_rope(_raw(series)), trained_tokens(_raw(series))
+        if found is None:
+            raise InvalidSeries("rope", "the model's configuration names no rope_theta to stretch")
+        plain = found
+    words = engine_words(rope, trained, plain)
     if rope.rope_type == "longrope":
         # Under vLLM's names: it would take the attention factor from the positions instead.
         words |= dict.fromkeys(("short_mscale", "long_mscale"), words["attention_factor"])
     return words
-
-
-def _plain_rope(series: Series, config: ModelConfig | None) -> tuple[Plain, int | None]:
-    """Rotary positions of the model as they were trained, and over how many tokens."""
-    if config is not None:
-        if config.attention is None or config.attention.position != "rope":
-            raise InvalidSeries("rope", f"model '{config.name}' has no rotary positions")
-        return config.attention.turned, config.trained_context
-    raw = _raw(series)
-    written = {**raw, **(raw.get("rope_parameters") or {})}
-    if "rope_theta" not in written:
-        raise InvalidSeries("rope", "the model's configuration names no rope_theta to stretch")
-    head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // raw.get("num_attention_heads", 1)
-    partial = written.get("partial_rotary_factor") or 1.0
-    trained = written.get("original_max_position_embeddings", raw.get("max_position_embeddings"))
-    return Plain(int(head_dim * partial), written["rope_theta"]), trained
 
 
 def _raw(series: Series) -> Mapping[str, Any]:
