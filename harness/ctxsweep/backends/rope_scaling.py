@@ -52,7 +52,7 @@ def check_fixed(
     if scaling is not None and scaling.rope_type in moving and depends_on_length(scaling):
         raise InvalidSeries(
             "rope.rope_type" if series.rope else "model",
-            f"{scaling.rope_type}: {engine} turns keys by how long the context of a call is, or may "
+            f"{scaling.rope_type}: {engine} turns keys by how long a call's context is, or may "
             "become, so that cached ones no longer fit; nearest valid: yarn, or backend native, "
             "which takes the length of the prompt",
         )
