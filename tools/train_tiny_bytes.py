@@ -147,7 +147,8 @@ def train(settings: Settings) -> tuple[LlamaForCausalLM, Curve]:
         optimizer.zero_grad()
         last = step + 1 == settings.steps
         if last:
-            model.bfloat16().float()  # the last point is of the weights as they are stored
+            for weight in model.parameters():  # the last point is of the weights as they are stored
+                weight.data = weight.data.bfloat16().float()
         if last or (step + 1) % settings.point_steps == 0:
             curve.append((step + 1, sum(since) / len(since), evaluate(model, held_out)))
             print("step {:4d}  train {:.4f}  held out {:.4f}".format(*curve[-1]), flush=True)
