@@ -182,7 +182,9 @@ def test_a_sweep_has_every_cell_and_no_prompt_from_a_cache(swept: list[Record]) 
     assert [r.status.value for r in swept] == ["ok"] * 12
     for record in swept:
         decoded = [s for s in record.samples if s.phase == "decode"]
-        assert len(decoded) == 48 and all(s.cpu_s is None for s in record.samples)
+        # A client that wakes late is given all at once: tokens that share their time have no noise.
+        assert len(decoded) == 48 or record.stopped_by == "noise"
+        assert all(s.cpu_s is None for s in record.samples)
         assert record.engine["cached_tokens"] == 0
         assert record.engine["server"] == "vllm" and record.engine["procedure"] == "independent"
         assert record.engine["max_model_len"] == MAX_MODEL_LEN

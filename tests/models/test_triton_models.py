@@ -77,9 +77,10 @@ def rotate_and_append_exactly(
     table: Tensor,
     starts: Tensor,
     inv_freq: Tensor | None,
+    attention_factor: float,
     **_: Any,
 ) -> Tensor:
-    q, k = (rotate_reference(x, starts, inv_freq) for x in (q, k))
+    q, k = (rotate_reference(x, starts, inv_freq, attention_factor) for x in (q, k))
     rope_append(q.float(), k.float(), v.float(), cache, table, starts, None, impl="torch")
     return q
 
