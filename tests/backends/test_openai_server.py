@@ -156,7 +156,9 @@ def sweep(root: Path, scenario: Scenario, display: Silent) -> list[Record]:
 
 
 def scenario(*lines: Series, **procedure: Any) -> Scenario:
-    settings = {"kind": "ladder", "repeats": 1, "max_noise": 1e-6, "max_cell_s": 60.0, **procedure}
+    # All 48 steps: tokens that a client on a busy machine gets in one burst share its time and show
+    # no noise at all.
+    settings = {"kind": "ladder", "repeats": 1, "min_samples": 48, "max_cell_s": 60.0, **procedure}
     return Scenario(
         name="served",
         contexts=CONTEXTS,
@@ -182,9 +184,7 @@ def test_a_sweep_has_every_cell_and_no_prompt_from_a_cache(swept: list[Record]) 
     assert [r.status.value for r in swept] == ["ok"] * 12
     for record in swept:
         decoded = [s for s in record.samples if s.phase == "decode"]
-        # A client that wakes late is given all at once: tokens that share their time have no noise.
-        assert len(decoded) == 48 or record.stopped_by == "noise"
-        assert all(s.cpu_s is None for s in record.samples)
+        assert len(decoded) == 48 and all(s.cpu_s is None for s in record.samples)
         assert record.engine["cached_tokens"] == 0
         assert record.engine["server"] == "vllm" and record.engine["procedure"] == "independent"
         assert record.engine["max_model_len"] == MAX_MODEL_LEN
