@@ -177,7 +177,7 @@ def test_stretched_positions_are_those_of_transformers(kind: str) -> None:
     assert np.abs(stretched - plain).max() > 100 * FP32_LOGITS
 
 
-TRAINED = 32
+TRAINED = 48  # × 4: as far as these tests go
 
 
 @engine
@@ -186,6 +186,17 @@ def test_the_trained_length_is_the_models_own_as_in_native(kind: str) -> None:
     rope = RopeScaling(rope_type=kind, factor="auto", target_tokens=4 * TRAINED)
     model = {"like": "tiny-gqa", "trained_context": TRAINED}
     assert difference(series(model, rope=rope)) < FP32_LOGITS
+
+
+@pytest.mark.parametrize("kind", ["yarn", "ntk_by_parts"])
+def test_beyond_the_end_of_its_yarn_table_it_refuses(kind: str) -> None:
+    """vLLM takes the angles from behind the table, and its logits are anything."""
+    rope = RopeScaling(rope_type=kind, factor=2.5, original_max_position_embeddings=TRAINED)
+    one = series(rope=rope)
+    config = settings.check_series(one)
+    settings.check_device(one, config, limits(tokens=120))
+    with pytest.raises(Unsupported, match=r"up to 120 tokens.*fewer than 121.*at least 2\.53"):
+        settings.check_device(one, config, limits(tokens=121))
 
 
 PHI3 = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def check_device(series: Series, config: ModelConfig | None, limits: Limits) -> 
             f"{limits.max_context_tokens + SPARE_TOKENS}",
             "Take a shorter context or a model with rotary positions",
         )
+    _check_yarn_table(series, config, limits)
     if limits.device != "cpu":
         return
     if config is not None and "mamba1" in config.layer_mixers():
@@ -205,7 +207,7 @@ def _overrides(series: Series, limits: Limits, config: ModelConfig | None) -> di
         over["max_position_embeddings"] = length  # vLLM makes a table of that many rows
     if series.window is not None and catalog.is_folder(series.model):
         over["sliding_window"] = series.window
-    own = config.attention.rope if config is not None and config.attention else None
+    own = _own_rope(config)
     rope = series.rope or (own if own and own.rope_type == "longrope" else None)
     if rope is not None:
         over["rope_parameters"] = _rope_parameters(series, rope, config)
@@ -213,6 +215,32 @@ def _overrides(series: Series, limits: Limits, config: ModelConfig | None) -> di
             written = int(_raw(series).get("max_position_embeddings", 0))
             over["max_position_embeddings"] = max(length, written)
     return over
+
+
+def _own_rope(config: ModelConfig | None) -> RopeScaling | None:
+    return config.attention.rope if config is not None and config.attention else None
+
+
+def _check_yarn_table(series: Series, config: ModelConfig | None, limits: Limits) -> None:
+    """Raise ``Unsupported`` beyond vLLM's table of YaRN angles, past whose end it would read.
+
+    Its length is the trained context times the factor, whatever the model's longest context.
+    """
+    rope = series.rope or _own_rope(config)
+    if rope is None:
+        return
+    words = _rope_parameters(series, rope, config)
+    if words.get("rope_type") != "yarn":
+        return
+    trained, needed = words["original_max_position_embeddings"], limits.max_context_tokens
+    rows = int(trained * words["factor"])
+    if needed > rows:
+        enough = math.ceil(100 * needed / trained) / 100
+        raise Unsupported(
+            f"vLLM turns positions by {rope.rope_type} up to {rows} tokens (trained "
+            f"context × factor), fewer than {needed}",
+            f"Set rope.factor to at least {enough:g}, or use backend native",
+        )
 
 
 def _rope_parameters(
