@@ -12,7 +12,7 @@ READY_TO_TEST := .venv/.test $(ENGINES)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two stages of the set-up at once would install over each other
-.PHONY: help setup sweep rope report kernels test test-gpu bench lint schema clean
+.PHONY: help setup sweep rope report compare nightly kernels test test-gpu bench lint schema clean
 
 help: ## show this list
 	@echo 'What a longer context costs, on this architecture and this machine.'
@@ -34,6 +34,13 @@ rope: $(CORE) ## judge RoPE scaling on a real model: SCENARIO=rope_smollm2 ARGS=
 
 report: $(CORE) ## write a run's report again: RUN=results/long_ctx/... (default: the latest)
 	@$(BIN)/ctxsweep report $(RUN) $(ARGS)
+
+compare: $(CORE) ## compare two runs: ARGS="BASE NEW"
+	@$(BIN)/ctxsweep compare $(ARGS)
+
+nightly: SCENARIO = nightly
+nightly: $(READY_TO_TEST) ## sweep, compare with the baseline, add to the history: ARGS="--help"
+	@$(BIN)/ctxsweep nightly $(SCENARIO) $(ARGS)
 
 kernels: .venv/.test ## judge the GPU kernels without a GPU: ARGS="--check", ARGS="--device all --out DIR"
 	@$(BIN)/ctxsweep kernels $(ARGS)
