@@ -1,0 +1,27 @@
+"""What a machine's folder is called: baselines and histories of equal machines lie together."""
+
+from __future__ import annotations
+
+import re
+
+from ctxsweep.records import Environment
+
+# What every maker writes into the name and nobody needs: marks, clock, graphics, cores said twice.
+_NOISE = re.compile(
+    r"\((?:r|tm|c)\)|®|™|@.*$|\bwith\s.+$|\b\d+-core\b|\b(?:processor|cpu|nvidia)\b", re.IGNORECASE
+)
+
+
+def machine_slug(environment: Environment) -> str:
+    """``2-core-amd-epyc``, of a GPU ``h100-80gb-hbm3``: lower case letters, digits and dashes.
+
+    The cores are those that the process may use. Threads, driver and versions are not in it: they
+    change on one machine, and a comparison looks at them itself.
+    """
+    if environment.gpu:
+        return _slug(environment.gpu) or "gpu"
+    return f"{environment.physical_cores}-core-{_slug(environment.cpu_model) or 'cpu'}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", _NOISE.sub(" ", name).lower()).strip("-")
