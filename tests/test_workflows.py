@@ -86,7 +86,7 @@ def scripts(workflow: dict[str, Any]) -> list[str]:
 def targets_called(workflow: dict[str, Any]) -> set[str]:
     """The X of every ``make X``, variables and options passed over."""
     calls = re.findall(r"\bmake\b((?:[ \t]+[^\s;&|]+)*)", "\n".join(scripts(workflow)))
-    words = [word for call in calls for word in re.sub(r'"[^"]*"', "", call).split()]
+    words = [word for call in calls for word in re.sub(r"\"[^\"]*\"|'[^']*'", "", call).split()]
     return {word for word in words if "=" not in word and not word.startswith("-")}
 
 
