@@ -11,31 +11,39 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
-from ctxsweep.execute.job import Job, Message
+from ctxsweep.execute.build import Build, BuildUnavailable
+from ctxsweep.execute.job import Begin, Failed, Job, Message
 from ctxsweep.records import Status
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NEAR_LIMIT = 0.9
 TAIL_BYTES = 2000
-MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
+MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 
 class Child:
-    """A worker process, its pipe and its part of the log."""
+    """A worker process, its pipe and its part of the log; of this installation or of ``build``.
 
-    def __init__(self, job: Job, log_path: Path) -> None:
+    Raises ``BuildUnavailable`` if the build does not understand the job.
+    """
+
+    def __init__(self, job: Job, log_path: Path, build: Build | None = None) -> None:
+        self._build = build
+        self._words = build.understand(job) if build else None
+        interpreter = build.interpreter if build else (sys.executable,)
         self._log_path = log_path
         with log_path.open("ab") as log:
             self._log_start = log.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
-                (sys.executable, "-m", "ctxsweep.execute.worker"),
+                (*interpreter, "-m", "ctxsweep.execute.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=child_environment(job.threads),
+                env=child_environment(job.threads) | (build.variables if build else {}),
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -43,10 +51,13 @@ class Child:
         self._buffer = b""
         self._oom_kills = _oom_kills()
         self.peak_bytes = 0
-        self._give(job)
+        self._give(self._words.text if self._words else job.model_dump_json())
 
     def receive(self, deadline: float) -> Message | None:
-        """The next message; None at the end. Raises ``TimeoutError`` at the deadline."""
+        """The next message; None at the end. Raises ``TimeoutError`` at the deadline.
+
+        Raises ``BuildUnavailable`` if another build says what this one does not know.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
@@ -57,7 +68,7 @@ class Child:
                     return None
                 self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return MESSAGES.validate_json(line)
+        return self._message(line)
 
     def wait_for_end(self, most_s: float) -> None:
         """Let it close its engine in peace."""
@@ -101,11 +112,24 @@ class Child:
             log.seek(max(self._log_start, end - TAIL_BYTES))
             return log.read().decode(errors="replace").strip()
 
-    def _give(self, job: Job) -> None:
+    def _message(self, line: bytes) -> Message:
+        if self._words is None or self._build is None:
+            return MESSAGES.validate_json(line)
+        try:
+            message = MESSAGES.validate_json(line)
+        except ValidationError as error:
+            why = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+            raise BuildUnavailable(f"{self._build.label} answers in other words: {why}") from error
+        if isinstance(message, Begin | Failed) and message.key is not None:
+            ours = self._words.keys.get(message.key, message.key)
+            return message.model_copy(update={"key": ours})
+        return message
+
+    def _give(self, words: str) -> None:
         assert self._process.stdin is not None
         # If it died at once, receive() sees the end of the pipe.
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(job.model_dump_json().encode())
+            self._process.stdin.write(words.encode())
             self._process.stdin.close()
 
 

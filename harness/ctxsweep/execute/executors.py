@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ctxsweep.execute.build import Build
 from ctxsweep.execute.child import Child
 from ctxsweep.execute.job import (
     Begin,
@@ -51,10 +52,13 @@ class LocalExecutor:
 
     A cell at which a child fails gets that as its record; larger contexts too if it lacked memory
     or time; a fresh child does the rest, until ``MAX_FAILURES_IN_A_ROW`` have measured nothing.
+    ``build``: the source tree that children run; default: this installation's. A run with another
+    raises ``BuildUnavailable`` if that cannot measure the job.
     """
 
-    def __init__(self, log_path: Path) -> None:
+    def __init__(self, log_path: Path, build: Build | None = None) -> None:
         self._log_path = log_path
+        self._build = build
 
     def run(self, job: Job, display: Display) -> Generator[Record, None, None]:
         left = {cell.key: cell for cell in job.cells}
@@ -63,7 +67,8 @@ class LocalExecutor:
         while left:
             budgets = job.budgets.model_copy(update={"series_s": series_s})
             update = {"cells": tuple(left.values()), "budgets": budgets}
-            attempt = _Attempt(job.model_copy(update=update), self._log_path, display)
+            rest = job.model_copy(update=update)
+            attempt = _Attempt(rest, self._log_path, display, self._build)
             failures += 1
             for record in attempt.records():
                 if left.pop(record.cell.key, None) is not None:
@@ -101,8 +106,9 @@ class LocalExecutor:
 class _Attempt:
     """One child from start to end, held to its deadlines."""
 
-    def __init__(self, job: Job, log_path: Path, display: Display) -> None:
+    def __init__(self, job: Job, log_path: Path, display: Display, build: Build | None) -> None:
         self._job = job
+        self._build = build
         self._log_path = log_path
         self._display = display
         self._cells = {cell.key: cell for cell in job.cells}
@@ -125,7 +131,7 @@ class _Attempt:
     def records(self) -> Iterator[Record]:
         """Records as they come; ``failed`` says afterwards what became of cells without one."""
         waiting = set(self._cells)
-        child = Child(self._job, self._log_path)
+        child = Child(self._job, self._log_path, self._build)
         try:
             while waiting:
                 message = child.receive(self._deadline()[0])

@@ -27,6 +27,8 @@ PACKAGES = (
     "mamba_ssm",
     "flash-linear-attention",
 )
+COMMIT_FILE = ".ctxsweep-commit"
+"""At the root of a source tree that was taken out of git: the commit that it is."""
 
 
 def physical_cores() -> int:
@@ -137,6 +139,9 @@ def _versions() -> dict[str, str]:
 
 def read_commit(folder: Path | None = None) -> tuple[str | None, bool | None]:
     """Commit of the source tree that runs, and whether it has changes; None outside of git."""
+    unpacked = None if folder else _read(Path(__file__).parents[2].parent / COMMIT_FILE)
+    if unpacked:
+        return unpacked, False
     folder = folder or Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
