@@ -85,7 +85,7 @@ install_actionlint() {
             >/dev/null
 }
 
-# It names old versions of NumPy and clients of four databases, and its analysis needs none of them.
+# It asks for an old NumPy, BigQuery and Slack; its analysis needs none of them.
 install_otava() {
     rm -rf $venv/otava
     pip install -qq --no-deps --target $venv/otava $(sed -n 's/^# otava: //p' constraints/cpu.txt)

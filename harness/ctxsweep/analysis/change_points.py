@@ -7,7 +7,10 @@ independent and normal, and is asked at the place that looks worst. Hence these 
 rates ``python -m ctxsweep.analysis.simulate_history`` measures:
 
 - the window is the whole history: every further window is one more chance of a false point;
-- p ≤ ``MAX_P_VALUE``, far under Otava's 0.001: many places times many metrics are looked at;
+- the first pass takes all that is likely (p ≤ ``FIRST_PASS_P_VALUE``): a metric that got worse and
+  better again shows its two points only together;
+- what stays must have p ≤ ``MAX_P_VALUE``, far under Otava's 0.001: many places times many metrics
+  are looked at;
 - a change under ``MIN_CHANGE`` is nobody's business;
 - a level lasts ``MIN_NIGHTS`` nights or more: one bad night, the last one too, is the business of
   the comparison with the baseline, not of a trend;
@@ -25,12 +28,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from scipy.stats import t as student_t  # type: ignore[import-untyped]
@@ -40,6 +43,7 @@ from ctxsweep.analysis.fits import Array
 from ctxsweep.frozen import Frozen
 from ctxsweep.store import StoreError
 
+FIRST_PASS_P_VALUE = 0.003
 MAX_P_VALUE = 1e-5
 MIN_CHANGE = 0.02
 MIN_NIGHTS = 3
@@ -87,46 +91,72 @@ def change_points(
         raise ValueError("every night needs a finite value, a time and a commit")
     if len(array) < 2 or np.ptp(array) == 0:
         return []
-    least = ROUNDING if exact else MIN_CHANGE
-    indices = _split(array, least)
+    limits = [0, *_split(array, exact), len(array)]
     if not exact:
-        indices = _lasting(array, indices)
-    noise = 1.0 if exact else _resemblance(array, indices)
-    limits = [0, *indices, len(array)]
+        limits = _lasting(array, limits)
+    least = ROUNDING if exact else MIN_CHANGE
+    while len(limits) > 2:
+        shifts = _shifts(array, limits, 1.0 if exact else _resemblance(array, limits))
+        weakest = max(shifts, key=lambda shift: (shift.p_value, -shift.size))
+        if weakest.p_value <= MAX_P_VALUE:
+            weakest = min(shifts, key=lambda shift: shift.size)
+            if weakest.size >= least:
+                return [_named(shift, times, commits) for shift in shifts]
+        limits.remove(weakest.index)  # its neighbours are now judged anew
+    return []
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """The step between two levels of a history."""
+
+    index: int
+    before: float
+    after: float
+    p_value: float
+
+    @property
+    def size(self) -> float:
+        """Change relative to the smaller level."""
+        smaller = min(abs(self.before), abs(self.after))
+        return abs(self.after - self.before) / smaller if smaller else np.inf
+
+
+def _shifts(values: Array, limits: list[int], noise: float) -> list[_Shift]:
     found = []
-    for first, index, last in zip(limits, indices, limits[2:], strict=False):
-        before, after = array[first:index], array[index:last]
-        old, new = float(before.mean()), float(after.mean())
+    for first, index, last in zip(limits, limits[1:], limits[2:], strict=False):
+        before, after = values[first:index], values[index:last]
         p_value = _p_value(before, after, noise)
-        if p_value <= MAX_P_VALUE and abs(new - old) >= least * min(abs(old), abs(new)):
-            point = ChangePoint(
-                index=index,
-                time=times[index],
-                commit=commits[index],
-                before=old,
-                after=new,
-                relative=new / old - 1 if old * new > 0 else None,
-                p_value=p_value,
-            )
-            found.append(point)
+        found.append(_Shift(index, float(before.mean()), float(after.mean()), p_value))
     return found
 
 
-def _split(values: Array, least_change: float) -> list[int]:
+def _named(shift: _Shift, times: Sequence[datetime], commits: Sequence[str | None]) -> ChangePoint:
+    old, new = shift.before, shift.after
+    return ChangePoint(
+        index=shift.index,
+        time=times[shift.index],
+        commit=commits[shift.index],
+        before=old,
+        after=new,
+        relative=new / old - 1 if old * new > 0 else None,
+        p_value=shift.p_value,
+    )
+
+
+def _split(values: Array, exact: bool) -> list[int]:
     """Otava's change points: the first night of every new level."""
+    otava, series = _otava(), values.tolist()
+    first_pass = 1.0 if exact else FIRST_PASS_P_VALUE
     with np.errstate(divide="ignore", invalid="ignore"):  # levels without any scatter
-        points, _ = _otava()(
-            values.tolist(),
-            window_len=2 * len(values),
-            max_pvalue=MAX_P_VALUE,
-            min_magnitude=least_change,
-        )
+        weak = otava.split(series, 2 * len(series), first_pass)
+        points = otava.merge(weak, series, MAX_P_VALUE, ROUNDING if exact else MIN_CHANGE)
     return [int(point.index) for point in points]
 
 
-def _lasting(values: Array, indices: list[int]) -> list[int]:
+def _lasting(values: Array, limits: list[int]) -> list[int]:
     """Those that remain when every level under ``MIN_NIGHTS`` has joined its likelier neighbour."""
-    limits = [0, *indices, len(values)]
+    limits = list(limits)
     while len(limits) > 2:
         levels = [values[a:b] for a, b in pairwise(limits)]
         short = min(range(len(levels)), key=lambda i: len(levels[i]))
@@ -136,14 +166,11 @@ def _lasting(values: Array, indices: list[int]) -> list[int]:
         neighbours = [i for i in (short - 1, short + 1) if 0 <= i < len(levels)]
         likelier = min(neighbours, key=lambda i: abs(levels[i].mean() - mean))
         del limits[max(short, likelier)]
-    return limits[1:-1]
+    return limits
 
 
-def _resemblance(values: Array, indices: list[int]) -> float:
+def _resemblance(values: Array, limits: list[int]) -> float:
     """How many nights make one independent night, 1 or more: from what the levels leave over."""
-    if len(values) < 2 * MIN_NIGHTS:
-        return 1.0
-    limits = [0, *indices, len(values)]
     levels = [values[a:b] for a, b in pairwise(limits)]
     return inflation(np.concatenate([level - np.median(level) for level in levels]))
 
@@ -158,17 +185,14 @@ def _p_value(before: Array, after: Array, noise: float) -> float:
     return float(2 * student_t.sf(abs(after.mean() - before.mean()) / error, freedom))
 
 
-def _otava() -> Callable[..., Any]:
-    """``compute_change_points`` of Otava, from the environment or from ``.venv/otava``."""
-    beside = find_spec("otava") is None
-    if beside and not (OTAVA / "otava").is_dir():
-        raise OtavaMissing
+def _otava() -> ModuleType:
+    """Otava's analysis, from ``.venv/otava`` or from the environment."""
+    beside = [str(OTAVA)] if OTAVA.is_dir() else []
+    sys.path[:0] = beside
     try:
-        if beside:
-            sys.path.append(str(OTAVA))
-        module = importlib.import_module("otava.analysis")
+        return importlib.import_module("otava.analysis")
+    except ImportError as error:
+        raise OtavaMissing from error
     finally:
-        if beside:
-            sys.path.remove(str(OTAVA))
-    found: Callable[..., Any] = module.compute_change_points
-    return found
+        for folder in beside:
+            sys.path.remove(folder)
