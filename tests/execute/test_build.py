@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,26 @@ def test_the_default_place_is_the_cache_folder(
     monkeypatch.setenv("CTXSWEEP_CACHE", str(tmp_path))
     build = build_at(repository.first, repository.folder)
     assert build.path[0] == tmp_path / "builds" / repository.first / "harness"
+
+
+def test_a_cache_folder_named_from_the_working_folder(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build = build_at(repository.first, repository.folder, Path("builds"))
+    assert build.understand(job_of()).text
+    monkeypatch.chdir("/")
+    assert build.understand(job_of()).text
+
+
+def test_several_at_once_get_the_same_tree(repository: Repository, tmp_path: Path) -> None:
+    def one(_: int) -> Build:
+        return build_at(repository.first, repository.folder, tmp_path)
+
+    with ThreadPoolExecutor(6) as pool:
+        builds = list(pool.map(one, range(6)))
+    assert set(builds) == {builds[0]}
+    assert [path.name for path in tmp_path.iterdir()] == [repository.first]
 
 
 def test_the_build_of_a_run(repository: Repository, cache: Path) -> None:

@@ -176,7 +176,7 @@ def build_at(commit: str, repository: Path | None = None, cache: Path | None = N
         if read_commit()[0] is None:
             raise BuildUnavailable("this installation is not a git checkout; work in a clone")
     full = _full_name(commit, repository)
-    tree = (cache or cache_folder() / "builds") / full
+    tree = (cache or cache_folder() / "builds").absolute() / full
     if not tree.is_dir():
         _unpack(full, repository, tree)
     return Build(
@@ -188,8 +188,10 @@ def build_at(commit: str, repository: Path | None = None, cache: Path | None = N
 
 
 def _full_name(commit: str, repository: Path) -> str:
-    if _git(repository, "rev-parse", "--git-dir").returncode:
-        raise BuildUnavailable(f"{repository} is not a git checkout; work in a clone")
+    place = _git(repository, "rev-parse", "--git-dir")
+    if place.returncode:
+        why = _last_line(place.stderr.decode(errors="replace"))
+        raise BuildUnavailable(f"{repository} is not a git checkout that can be read ({why})")
     wanted = f"{commit}^{{commit}}"
     done = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", wanted)
     if done.returncode:
