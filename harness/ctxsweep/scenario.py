@@ -19,6 +19,7 @@ from ctxsweep.frozen import Frozen
 from ctxsweep.records import ProcedureKind, Series
 from ctxsweep.scenario_messages import first_error, nearest
 from ctxsweep.scenario_quality import QualityPlan
+from ctxsweep.scenario_regression import Regression
 from ctxsweep.scenario_units import Bytes, Contexts, ContextTokens, parse_contexts
 from ctxsweep.scenario_yaml import (
     Document,
@@ -134,6 +135,7 @@ class Scenario(Frozen):
     quality: QualityPlan | None = Field(
         None, description="Losses of a text and tasks at every context; cells are independent."
     )
+    regression: Regression = Regression()
     series: tuple[Series, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

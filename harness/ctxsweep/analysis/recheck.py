@@ -1,0 +1,146 @@
+"""Suspects measured again: which, and what the new figures settle.
+
+Fresh measurements judge what the first only made suspect, so however many lines the first table
+had, a false alarm has to come about anew among the few suspects, at the same alarm rate.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctxsweep.analysis.change import (
+    Between,
+    Contrast,
+    Level,
+    contrast,
+    judge,
+    level_of_estimate,
+    paired_contrast,
+)
+from ctxsweep.analysis.compare_cells import CONTENDABLE, level_of
+from ctxsweep.analysis.comparison import Change, Comparison, Outcome, Recheck
+from ctxsweep.analysis.metrics import measure
+from ctxsweep.records import Record, Status
+
+MOST_PER_CURVE = 2
+MIN_ROUNDS = 2
+
+Place = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Again:
+    """One round: what each build measured of the suspects. Without ``base`` only the new one."""
+
+    base: tuple[Record, ...] | None
+    new: tuple[Record, ...]
+
+
+def suspects(comparison: Comparison) -> tuple[Change, ...]:
+    """The lines to be measured again: of every curve the two that stand out most, and alarms.
+
+    A status or a class cannot be, and bytes need not be: they are read, not sampled.
+    """
+    curves: dict[tuple[str, int, str], list[Change]] = defaultdict(list)
+    for change in comparison.changes:
+        if change.kind == "cell" and change.suspect and change.metric in CONTENDABLE:
+            curves[change.series, change.batch_size, change.metric].append(change)
+    chosen: list[Change] = []
+    for lines in curves.values():
+        ranked = sorted(lines, key=lambda c: (c.outcome != "SLOW", c.p_value or 0.0))
+        chosen += ranked[:MOST_PER_CURVE]
+    return tuple(chosen)
+
+
+def settled(
+    comparison: Comparison, chosen: Sequence[Change], rounds: Sequence[Again]
+) -> Comparison:
+    """The comparison with the suspects judged by what was measured again.
+
+    An alarm of the first table that was not borne out becomes AMBG, on curves that were not
+    chosen too; fewer than two rounds settle nothing, and then the alarms stand as they are.
+    """
+    seen = {id(change): _seen(change, rounds) for change in chosen}
+    known = [change for change in chosen if seen[id(change)] is not None]
+    if not known:
+        return comparison
+    contrasts: list[Contrast | None] = [seen[id(change)] for change in known]
+    outcomes = judge(contrasts, [c.threshold for c in known], comparison.alarm_rate)
+    interleaved = any(again.base is not None for again in rounds)
+    again: dict[int, Change] = {}
+    for change, found, outcome in zip(known, contrasts, outcomes, strict=True):
+        assert found is not None
+        recheck = Recheck(
+            rounds=len(rounds),
+            interleaved=interleaved,
+            ratio=found.ratio,
+            p_value=found.p_worse,
+        )
+        again[id(change)] = _told(change, recheck, outcome)
+    changes = [again.get(id(change), change) for change in comparison.changes]
+    return comparison.model_copy(update={"changes": tuple(_borne_out(changes))})
+
+
+def _told(change: Change, recheck: Recheck, outcome: Outcome) -> Change:
+    how = "in turn with the base's build" if recheck.interleaved else "with the new build alone"
+    times = f"measured again {recheck.rounds} times {how}"
+    why = {
+        "SLOW": f"borne out: {times}",
+        "FAST": f"{times}: faster",
+        "SAME": f"not borne out: {times}",
+        "AMBG": f"{times}, and still not to be told",
+    }[outcome]
+    update = {"outcome": outcome, "recheck": recheck, "ratio": recheck.ratio, "why": why}
+    return change.model_copy(update=update)
+
+
+def _seen(change: Change, rounds: Sequence[Again]) -> Contrast | None:
+    """What the rounds say of a line; None if too few of them measured it."""
+    pairs = []
+    for again in rounds:
+        base = None if again.base is None else _figure(change, again.base)
+        new = _figure(change, again.new)
+        if new is not None and (again.base is None or base is not None):
+            pairs.append((base, new))
+    if len(pairs) < MIN_ROUNDS:
+        return None
+    differences = [new.log - base.log for base, new in pairs if base is not None]
+    if len(differences) == len(pairs):
+        return paired_contrast(differences)
+    first = level_of_estimate(change.base) if change.base is not None else None
+    if first is None:
+        return None
+    logs = np.array([new.log for _, new in pairs])
+    between = Between(float(logs.var(ddof=1)), len(logs) - 1)
+    return contrast([first], [Level(log) for log in logs], between)
+
+
+def _figure(change: Change, records: Sequence[Record]) -> Level | None:
+    for record in records:
+        cell = record.cell
+        place = (cell.series.name, cell.batch_size, cell.context_tokens)
+        wanted = (change.series, change.batch_size, change.context_tokens)
+        if place == wanted and record.status is Status.OK:
+            return level_of(record, change.metric, measure(record))
+    return None
+
+
+def _borne_out(changes: Sequence[Change]) -> list[Change]:
+    """Alarms on times that rest on cells of which none was borne out are none."""
+    state: Mapping[tuple[str, int, str], list[Change]] = defaultdict(list)
+    for change in changes:
+        if change.kind == "cell" and change.recheck is not None:
+            state[change.series, change.batch_size, change.metric].append(change)
+    result = []
+    for change in changes:
+        rechecked = state.get((change.series, change.batch_size, change.metric.split(".")[0]), [])
+        alone = change.recheck is None and change.outcome == "SLOW" and change.kind != "bench"
+        if alone and rechecked and not any(c.outcome == "SLOW" for c in rechecked):
+            why = "its curve was measured again, and no suspect was borne out"
+            change = change.model_copy(update={"outcome": "AMBG", "why": why})
+        result.append(change)
+    return result
