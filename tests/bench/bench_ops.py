@@ -77,7 +77,8 @@ def attend(
 
     def make(device: str) -> Thunk:
         cache, table, lengths = filled_cache(device, heads[1], tokens, dim, dtype)
-        compute = dtype if dtype in COMPUTE_DTYPES else torch.float32
+        narrow = torch.bfloat16 if device == "cuda" else torch.float32
+        compute = dtype if dtype in COMPUTE_DTYPES else narrow
         q = random(device, 1, heads[0], new, dim, dtype=compute)
         return partial(op, q, cache, table, lengths, window=window)
 
