@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from ctxsweep.analysis import summary
+from ctxsweep.analysis import comparison, summary
 from ctxsweep.records import Record, Sample
 from ctxsweep.store import Manifest
 from ctxsweep_kernels.dispatch import TRITON_OPS
@@ -33,6 +33,12 @@ TYPES = [
     summary.Drift,
     summary.GrowthPoint,
     summary.Estimate,
+    comparison.Comparison,
+    comparison.Change,
+    comparison.Side,
+    comparison.Recheck,
+    comparison.NotCompared,
+    comparison.Scatter,
     Record,
     Sample,
     Manifest,
