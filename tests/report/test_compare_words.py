@@ -84,6 +84,7 @@ def test_headline_without_a_regression_says_what_is_not_known() -> None:
         (Estimate(value=1.0), "0%"),
         (Estimate(value=1.00004), "+0.004%"),
         (Estimate(value=4.0, low=3.9, high=4.1), "+300% [290%, 310%]"),
+        (Estimate(value=40.0, low=9.5, high=1200.0), "40× [9.5×, 1,200×]"),
         (None, "–"),
     ],
 )

@@ -17,12 +17,12 @@ import altair as alt
 from ctxsweep.analysis.comparison import Change, Comparison
 from ctxsweep.report import theme
 from ctxsweep.report.compare_words import STATUS_METRIC, side_texts, size
-from ctxsweep.report.placing import Row, Scale, context_scale
-from ctxsweep.report.units import unit_of
+from ctxsweep.report.placing import Row, Scale
+from ctxsweep.report.units import TOKENS, unit_of
 
 CURVES = ("itl_s", "prefill_s", "cache_used_bytes")
 WIDTH, HEIGHT = 250, 190
-AIR = 1.25
+AIR, SIDE_AIR = 1.25, 1.3
 LABEL_EXTENT = 56
 STRIP = 22
 TICK_GAP = 26
@@ -93,7 +93,8 @@ def _positive(changes: Sequence[Change]) -> list[Change]:
 def _panel(metric: str, name: str, changes: Sequence[Change], lost: Sequence[Change]) -> Panel:
     held = sorted(changes, key=lambda change: change.context_tokens or 0)
     rows = [row for change in held for row in _points(change)]
-    x = context_scale([c.context_tokens or 1 for c in (*held, *lost)])
+    contexts = [c.context_tokens or 1 for c in (*held, *lost)]
+    x = Scale(min(contexts) / SIDE_AIR, max(contexts) * SIDE_AIR, TOKENS, "context, tokens")
     y = _y_scale(rows, metric, strip=bool(lost))
     rows += [_lost(change, y) for change in lost]
     marked = [c for c in held if c.outcome in ("SLOW", "FAST")]

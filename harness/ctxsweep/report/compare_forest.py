@@ -22,7 +22,10 @@ LEAST = 1.1
 RISES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 9.0, 29.0, 99.0, 999.0)
 FALLS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.99, 0.999)
 TICK_GAP = 46
-PERCENT = "datum.value == 1 ? '0%' : format(datum.value - 1, '+,.3~%')"
+SHARES = (
+    "datum.value == 1 ? '0%' : datum.value >= 10 ? format(datum.value, ',d') + '×' : "
+    "format(datum.value - 1, '+,.3~%')"
+)
 SYMBOLS: dict[Outcome, str] = {
     "SLOW": "triangle-right",
     "FAST": "triangle-left",
@@ -30,8 +33,8 @@ SYMBOLS: dict[Outcome, str] = {
     "SAME": "circle",
 }
 KEY = (
-    "New over base with 95% intervals, to the right is worse. ▶ SLOW, ◀ FAST, ◇ AMBG, ● SAME "
-    "(all in one line: from the least to the largest). Shaded: within the threshold."
+    "To the right is worse. Triangles: SLOW points right, FAST left; hollow diamond: AMBG; dot: "
+    "SAME, all in one line from the least to the largest. Lines: 95% intervals. Shaded: the threshold."
 )
 
 
@@ -139,10 +142,11 @@ def _share(ratio: float) -> str:
 
 def _layers(rows: list[Row], count: int, reach: float) -> alt.LayerChart:
     edge = count - 0.5
-    y = alt.Y("place:Q", scale=alt.Scale(domain=[edge, -0.5], nice=False, zero=False), axis=None)
+    rows_of = alt.Scale(domain=[edge, -0.5], nice=False, zero=False, padding=0)
+    y = alt.Y("place:Q", scale=rows_of, axis=None)
     x = alt.Scale(type="log", domain=[1 / reach, reach], nice=False, clamp=True)
     base = alt.Chart().encode(y=y)
-    axis = alt.Axis(values=_ticks(reach), labelExpr=PERCENT, title=None, grid=True)
+    axis = alt.Axis(values=_ticks(reach), labelExpr=SHARES, title=None, grid=True)
     across = alt.X("x:Q", scale=x, axis=axis)
     from_to = {"x": alt.X("low:Q", scale=x, axis=axis), "x2": "high:Q"}
 

@@ -21,6 +21,7 @@ CLASS_SUFFIX = ".class"
 _UNITS: dict[str, Unit] = {"bytes": BYTES, "tokens": TOKENS}
 SHORT_COMMIT = 10
 FEW_REASONS = 2
+AS_TIMES = 10
 
 
 def headline(comparison: Comparison) -> str:
@@ -67,13 +68,14 @@ def metric_name(change: Change) -> str:
 
 
 def size(ratio: Estimate | None) -> str:
-    """``+10.3% [8.1%, 12.4%]``; without an interval the change alone; ``–`` without a ratio."""
+    """``+10.3% [8.1%, 12.4%]``, from tenfold on ``40× [20×, 60×]``; ``–`` without a ratio."""
     if ratio is None:
         return "–"
-    text = _signed(ratio.value)
+    share = _times if ratio.value >= AS_TIMES else _share
+    text = f"+{share(ratio.value)}" if share is _share and ratio.value > 1 else share(ratio.value)
     if ratio.low is None or ratio.high is None or ratio.low == ratio.high:
         return text
-    return f"{text} [{_share(ratio.low)}, {_share(ratio.high)}]"
+    return f"{text} [{share(ratio.low)}, {share(ratio.high)}]"
 
 
 def sides(change: Change) -> str:
@@ -167,10 +169,12 @@ def _named(worse: Sequence[Change]) -> list[Change]:
 
 
 def _reasons(entries: Sequence[NotCompared]) -> str:
-    """``rwkv7 (6): the base has no such series; …``, what is most first."""
+    """``rwkv7 (6): the base has no such series; and 2 reasons more``, the most frequent first."""
     most = sorted(entries, key=lambda entry: -entry.count)
     reasons = list(dict.fromkeys(map(not_compared_line, most)))
-    return "; ".join([*reasons[:FEW_REASONS], *(["…"] if len(reasons) > FEW_REASONS else [])])
+    more = len(reasons) - FEW_REASONS
+    told = [f"and {counted(more, 'reason')} more"] if more > 0 else []
+    return "; ".join([*reasons[:FEW_REASONS], *told])
 
 
 def _place(change: Change) -> tuple[object, ...]:
@@ -192,8 +196,8 @@ def _per_token(unit: str) -> tuple[str, str]:
     return unit.removesuffix(ending), ending
 
 
-def _signed(ratio: float) -> str:
-    return f"+{_share(ratio)}" if ratio > 1 else _share(ratio)
+def _times(ratio: float) -> str:
+    return f"{ratio:,.3g}×" if ratio < 1000 else f"{ratio:,.0f}×"
 
 
 def _share(ratio: float) -> str:
