@@ -34,7 +34,8 @@ SYMBOLS: dict[Outcome, str] = {
 }
 KEY = (
     "To the right is worse. Triangles: SLOW points right, FAST left; hollow diamond: AMBG; dot: "
-    "SAME, all in one line from the least to the largest. Lines: 95% intervals. Shaded: the threshold."
+    "SAME, all in one line from the least to the largest. Lines: 95% intervals. "
+    "Shaded: the threshold."
 )
 
 
