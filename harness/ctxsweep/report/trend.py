@@ -1,0 +1,203 @@
+"""The trend page: what has shifted over the last nights, and every metric as a small chart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import vl_convert
+from altair.utils.schemapi import debug_mode
+from markupsafe import Markup
+
+from ctxsweep.analysis.change_points import (
+    MAX_P_VALUE,
+    MIN_CHANGE,
+    MIN_NIGHTS,
+    ChangePoint,
+    OtavaMissing,
+    change_points,
+)
+from ctxsweep.analysis.history import Line, lines
+from ctxsweep.report import theme
+from ctxsweep.report.page import vegalite_version
+from ctxsweep.report.rendering import render
+from ctxsweep.report.trend_chart import (
+    SHORT_COMMIT,
+    change_text,
+    chart,
+    commit_text,
+    moment,
+    shown,
+    verdict,
+)
+from ctxsweep.store import write_atomic
+
+NIGHTS = 60
+NAMED = 3
+"""Shifts that the sentence names."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """What the page shows: every metric over the last nights with its change points."""
+
+    scenario: str
+    machine: str
+    runs: tuple[str, ...]
+    times: tuple[datetime, ...]
+    lines: tuple[tuple[Line, tuple[ChangePoint, ...]], ...]
+    not_looked_for: str = ""
+    """Why there are no change points, where Otava is missing."""
+
+    @property
+    def shifted(self) -> list[tuple[Line, tuple[ChangePoint, ...]]]:
+        """Metrics with change points; worse ones first, the largest first."""
+        found = [(line, points) for line, points in self.lines if points]
+        return sorted(found, key=lambda pair: _weight(pair[0], pair[1][-1]), reverse=True)
+
+
+def trend_of(frame: pl.DataFrame, nights: int = NIGHTS) -> Trend:
+    """The last ``nights`` runs of a history that has one at least, and what shifted in them."""
+    runs = frame.select("time", "run_id").unique("run_id").sort("time", "run_id").tail(nights)
+    found, missing = [], ""
+    for line in lines(frame, nights):
+        points: tuple[ChangePoint, ...] = ()
+        try:
+            series = change_points(line.values, line.times, line.commits, exact=line.exact)
+            points = tuple(series)
+        except OtavaMissing as error:
+            missing = str(error)
+        found.append((line, points))
+    newest = frame.sort("time").row(-1, named=True)
+    return Trend(
+        scenario=newest["scenario"],
+        machine=newest["machine"],
+        runs=tuple(runs["run_id"].to_list()),
+        times=tuple(runs["time"].to_list()),
+        lines=tuple(found),
+        not_looked_for=missing,
+    )
+
+
+def sentence(trend: Trend) -> str:
+    """``2 metrics shifted in the last 60 nights: ...``; the first line of page and terminal."""
+    count, few = len(trend.runs), 2 * MIN_NIGHTS
+    shifted = trend.shifted
+    if trend.not_looked_for:
+        return f"Change points were not looked for: {trend.not_looked_for}."
+    if count == 1:
+        return f"The first night: measured times need {few} nights or more to show a shift."
+    if not shifted:
+        need = "" if count >= few else f" Measured times need {few} nights or more to show a shift."
+        metrics = _counted(len(trend.lines))
+        return f"No shift in {metrics} over the last {count} nights.{need}"
+    named = [f"{_name(line)} {_since(line, points[-1])}" for line, points in shifted[:NAMED]]
+    more = len(shifted) - len(named)
+    named += [f"and {more} more"] if more else []
+    return f"{_counted(len(shifted))} shifted in the last {count} nights: {', '.join(named)}."
+
+
+def build_trend(frame: pl.DataFrame, out_dir: Path) -> Path:
+    """Write ``trend.html`` into ``out_dir``; the page's path. ``frame``: a history with rows.
+
+    Nothing is fetched, here or by the page. The same history gives the same bytes.
+    """
+    trend = trend_of(frame)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    page = out_dir / "trend.html"
+    write_atomic(page, render_trend(trend))
+    return page
+
+
+def render_trend(trend: Trend) -> str:
+    """The page as text."""
+    names = list(dict.fromkeys(line.series for line, _ in trend.lines))
+    dates = [_date(time) for time in trend.times]
+    ordered = trend.shifted + [pair for pair in trend.lines if not pair[1]]
+    cards = [
+        {
+            "id": f"metric-{index}",
+            "series": line.series,
+            "title": _name(line),
+            "latest": shown(line).text(line.values[-1]),
+            "shifted": bool(points),
+            "spec": _spec(line, points, trend.runs, dates, names.index(line.series)),
+        }
+        for index, (line, points) in enumerate(ordered)
+    ]
+    configs = {mode.name: theme.vega_config(mode) for mode in (theme.LIGHT, theme.DARK)}
+    specs = {card["id"]: card.pop("spec") for card in cards}
+    return render(
+        "trend.html.j2",
+        trend=trend,
+        sentence=sentence(trend),
+        span=" to ".join(dict.fromkeys(map(moment, (trend.times[0], trend.times[-1])))),
+        shifts=[_shift_row(line, p) for line, points in trend.shifted for p in points],
+        shifted=[card for card in cards if card["shifted"]],
+        groups=_groups([card for card in cards if not card["shifted"]], names),
+        limits={"p": f"{MAX_P_VALUE:g}", "change": f"{MIN_CHANGE:.0%}", "nights": MIN_NIGHTS},
+        light=theme.LIGHT,
+        dark=theme.DARK,
+        data=_as_script({"specs": specs, "configs": configs}),
+        vega=Markup(vl_convert.javascript_bundle(vl_version=vegalite_version())),
+    )
+
+
+def _groups(cards: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    held = [{"name": n, "cards": [c for c in cards if c["series"] == n]} for n in names]
+    return [group for group in held if group["cards"]]
+
+
+def _spec(
+    line: Line, points: Sequence[ChangePoint], runs: Sequence[str], dates: Sequence[str], place: int
+) -> dict[str, Any]:
+    with debug_mode(False):  # else altair holds every chart against its schema: 0.1 s a chart
+        spec: dict[str, Any] = chart(line, points, runs, dates, place).to_dict()
+    spec.pop("$schema")
+    return spec | {"description": f"{_name(line)}, night by night"}
+
+
+def _shift_row(line: Line, point: ChangePoint) -> dict[str, Any]:
+    written = shown(line)
+    return {
+        "name": _name(line),
+        "change": change_text(line, point),
+        "word": verdict(line, point),
+        "levels": f"{written.text(point.before)} → {written.text(point.after)}",
+        "since": moment(point.time),
+        "commit": commit_text(point.commit, line.dirty[point.index]),
+        "last_good": commit_text(line.commits[point.index - 1], line.dirty[point.index - 1]),
+    }
+
+
+def _counted(count: int) -> str:
+    return "1 metric" if count == 1 else f"{count} metrics"
+
+
+def _name(line: Line) -> str:
+    return line.subject if line.kind == "bench" else f"{line.subject}: {line.metric}"
+
+
+def _since(line: Line, point: ChangePoint) -> str:
+    commit = f" ({point.commit[:SHORT_COMMIT]})" if point.commit else ""
+    return f"{change_text(line, point)} since {point.time:%Y-%m-%d}{commit}"
+
+
+def _date(time: datetime) -> str:
+    return f"{time.day} {time:%b}"
+
+
+def _weight(line: Line, point: ChangePoint) -> tuple[bool, float]:
+    size = abs(point.relative) if point.relative is not None else float("inf")
+    return verdict(line, point) == "worse", size
+
+
+def _as_script(data: dict[str, Any]) -> Markup:
+    """JSON that cannot end the script element that holds it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
