@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ctxsweep.analysis.comparable import Obstacle, obstacles, remarks
+from ctxsweep.analysis.comparable import obstacles, remarks
 from ctxsweep.analysis.compare_cells import compare_cells
-from ctxsweep.analysis.compare_curves import compare_curves
+from ctxsweep.analysis.compare_curves import compare_curves, undecided
 from ctxsweep.analysis.comparison import Comparison, NotCompared, Scatter, Side
 from ctxsweep.analysis.lines import Line, Run, judged, shifted
 from ctxsweep.analysis.summarise import summarise
@@ -30,6 +30,8 @@ class Party:
     runs: tuple[Run, ...]
     environment: Environment | None
     order: tuple[str, ...] = ()
+    planned: int | None = None
+    """Cells that the runs were to have, all together."""
 
     @property
     def side(self) -> Side:
@@ -98,26 +100,29 @@ def compare_runs(base: Party, new: Party, plan: Regression, across: Collection[s
         lines=shifted(cells.lines, shifts),
         not_compared=cells.not_compared,
         scatter=cells.scatter,
-        differences=[o.text for o in between if o.kind in across]
+        differences=[*_missing(base, "base"), *_missing(new, "new")]
+        + [o.text for o in between if o.kind in across]
         + list(remarks(base.environment, new.environment))
         + _told(shifts),
     )
     if len(base.runs) == len(new.runs) == 1:
-        table.lines += shifted(_curves(base, new, plan, between, across, cells.lines), shifts)
+        curves = _curves(base, new, plan, cells.lines)
+        table.lines += shifted(curves.lines, shifts)
+        table.not_compared += curves.not_compared
     else:
         reason = "laws are fitted to one run, and a side has several"
         table.not_compared.append(NotCompared(what="curves", count=1, reason=reason))
     return table
 
 
-def _curves(
-    base: Party,
-    new: Party,
-    plan: Regression,
-    between: Sequence[Obstacle],
-    across: Collection[str],
-    cells: Sequence[Line],
-) -> list[Line]:
+def _missing(party: Party, which: str) -> list[str]:
+    have = sum(len({r.cell.key for r in run.records}) for run in party.runs)
+    if party.planned is None or have >= party.planned:
+        return []
+    return [f"the {which} run is not complete: {have} of {party.planned} cells"]
+
+
+def _curves(base: Party, new: Party, plan: Regression, cells: Sequence[Line]) -> Table:
     before, after = (
         summarise(
             scenario=party.scenario,
@@ -132,7 +137,12 @@ def _curves(
     compared = {line.change.series for line in cells if line.change.metric != "status"}
     timed = {line.change.series for line in cells if not line.settled}
     names = {one.name for one in after.series}
-    return list(compare_curves(before, after, plan, names - timed, names - compared))
+    table = Table(list(compare_curves(before, after, plan, names - timed, names - compared)))
+    count = undecided(before, after)
+    if count:
+        reason = "their growth is undecided in both runs"
+        table.not_compared.append(NotCompared(what="curves", count=count, reason=reason))
+    return table
 
 
 def _machine_shifts(base: Party, new: Party) -> dict[str, float]:

@@ -37,6 +37,8 @@ def compare_curves(
         timed = not METRICS[verdict.metric].exact
         if was is None or verdict.series in skip or (timed and verdict.series in exact_only):
             continue
+        if was.scaling == verdict.scaling == "undecided":
+            continue
         yield _class_line(was, verdict)
         if was.scaling == verdict.scaling != "undecided":
             yield from _parameter_lines(was, verdict, plan)
@@ -50,6 +52,16 @@ def compare_curves(
             found = _crossover_line(before, crossover, plan)
             if found is not None:
                 yield found
+
+
+def undecided(base: Summary, new: Summary) -> int:
+    """How many curves have no class on either side, and so no line."""
+    earlier = {(v.series, v.batch_size, v.metric) for v in base.verdicts if _open(v)}
+    return sum((v.series, v.batch_size, v.metric) in earlier for v in new.verdicts if _open(v))
+
+
+def _open(verdict: Verdict) -> bool:
+    return verdict.scaling == "undecided"
 
 
 def _change(verdict: Verdict, parameter: str, threshold: float) -> Change:
@@ -74,9 +86,8 @@ def _class_line(was: Verdict, now: Verdict) -> Line:
     words = {"base_word": was.scaling, "new_word": now.scaling}
     change = _change(now, "class", 0.0).model_copy(update=words)
     if "undecided" in (was.scaling, now.scaling):
-        both = was.scaling == now.scaling
-        which = "both runs" if both else "base" if was.scaling == "undecided" else "new"
-        return settled_line(change, "AMBG", f"undecided in {which}")
+        which = "base" if was.scaling == "undecided" else "new"
+        return settled_line(change, "AMBG", f"undecided in the {which} run")
     if was.scaling == now.scaling:
         return settled_line(change, "SAME")
     worse = ORDER[now.scaling] > ORDER[was.scaling]

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ctxsweep.cli import complete
+from ctxsweep.cli import complete, regression
 from ctxsweep.cli.errors import EXIT_BAD_INPUT, EXIT_CODES, said_plainly
 from ctxsweep.cli.options import (
     Contexts,
@@ -326,6 +326,9 @@ def schema() -> None:
         from ctxsweep.cli.listing import schema_text
 
         sys.stdout.write(schema_text())
+
+
+regression.register(app)
 
 
 def main() -> None:

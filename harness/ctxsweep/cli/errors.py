@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import typer
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_REGRESSION = 3
 EXIT_INTERRUPTED = 130
 EXIT_CODES = (
-    "0 done, 1 finished with failed cells, 2 bad input, 3 regression found "
-    "(reserved for the comparison of runs), 130 interrupted."
+    "0 done, 1 finished with failed cells, 2 bad input, 3 regression found, 130 interrupted."
 )
 
 

@@ -1,0 +1,219 @@
+"""``ctxsweep compare``: two sides from what was typed, one table, and the files that hold it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from ctxsweep.analysis.comparable import ACROSS, obstacles
+from ctxsweep.analysis.compare import Party, Table, compare
+from ctxsweep.analysis.compare_bench import (
+    Benchmarks,
+    compare_benchmarks,
+    is_benchmarks,
+    read_benchmarks,
+)
+from ctxsweep.analysis.comparison import Comparison
+from ctxsweep.analysis.lines import Run, judged
+from ctxsweep.baselines import baseline_of
+from ctxsweep.cli import find
+from ctxsweep.cli.errors import BadInput
+from ctxsweep.cli.recheck import measured_again
+from ctxsweep.report.compare_junit import junit
+from ctxsweep.report.compare_markdown import markdown
+from ctxsweep.report.compare_page import build_comparison
+from ctxsweep.report.compare_terminal import print_comparison
+from ctxsweep.scenario_regression import Regression
+from ctxsweep.store import RunFolder, run_folders, write_atomic
+
+BASELINE = "baseline"
+BENCHMARKS = "bench.json"
+"""Where the nightly job puts a run's benchmarks, beside its records."""
+EARLIER = re.compile(r"(?P<name>.+)~(?P<back>\d+)")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A side that was measured by sweeps: its folders, and as the comparison takes it."""
+
+    folders: tuple[RunFolder, ...]
+    party: Party
+
+
+def compare_named(
+    base: str | None,
+    new: str | None,
+    results: Path,
+    *,
+    across: Sequence[str] = (),
+    thresholds: Sequence[str] = (),
+    out: Path | None = None,
+    recheck: bool = False,
+    verbose: bool = False,
+) -> Comparison:
+    """Compare what two names mean, print it, and write it into ``out``. Raises ``BadInput``.
+
+    A name is a run's folder, a scenario (its latest run; ``smoke~1`` the one before), a folder
+    with several runs, ``baseline``, or a file of pytest-benchmark. Without names: the latest run
+    with its baseline.
+    """
+    for kind in across:
+        if kind not in ACROSS:
+            raise BadInput(f"--across {kind}: unknown; valid: {', '.join(ACROSS)}")
+    files = [Path(name) for name in (base, new) if name and is_benchmarks(Path(name))]
+    if len(files) == 2:
+        if recheck:
+            raise BadInput("--recheck measures cells of runs again; benchmarks it cannot")
+        found = _of_benchmarks(
+            *map(read_benchmarks, files), with_thresholds(None, thresholds), across
+        )
+    elif files:
+        raise BadInput(f"{files[0]} is a file of benchmarks, the other side is not")
+    else:
+        newer, older = _sides(base, new, results)
+        plan = with_thresholds(newer, thresholds)
+        found = compare_runs_of(older, newer, plan, across)
+        if recheck:
+            found = measured_again(found, older, newer, plan, out or newer.folders[-1].path)
+    print_comparison(found, verbose=verbose)
+    if out is not None:
+        page = write_comparison(found, out)
+        Console(soft_wrap=True).print(f"Comparison: {page}", highlight=False, markup=False)
+    return found
+
+
+def compare_runs_of(
+    base: Runs, new: Runs, plan: Regression, across: Collection[str] = ()
+) -> Comparison:
+    """Two sides as one table, with the benchmarks that lie beside the runs."""
+    files = [side.folders[-1].path / BENCHMARKS for side in (base, new)]
+    more = None
+    if all(file.is_file() for file in files):
+        more = compare_benchmarks(*map(read_benchmarks, files), plan, across)
+    return compare(base.party, new.party, plan, across, more)
+
+
+def write_comparison(found: Comparison, out: Path) -> Path:
+    """Write ``comparison.json``, ``comparison.md``, ``junit.xml`` and the page; the page's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "comparison.json", found.model_dump_json(indent=1) + "\n")
+    write_atomic(out / "comparison.md", markdown(found))
+    write_atomic(out / "junit.xml", junit(found))
+    return build_comparison(found, out)
+
+
+def runs_named(name: str | None, results: Path, other: Runs | None = None) -> Runs:
+    """The runs that a name means; ``baseline`` is that of ``other``'s scenario and machine."""
+    if name == BASELINE and other is not None:
+        return open_runs((_baseline(other, results),), BASELINE)
+    folder = Path(name) if name else None
+    if folder and folder.is_dir() and not (folder / "manifest.json").is_file():
+        inside = sorted(path.parent for path in folder.glob("*/manifest.json"))
+        if inside:
+            return open_runs(inside, str(folder))
+        raise BadInput(f"{folder}: holds no run; name a run's folder, or one that holds runs")
+    back = EARLIER.fullmatch(name or "")
+    if back and not Path(name or "").exists():
+        return open_runs((_earlier(back["name"], int(back["back"]), results),), name or "")
+    path = find.run_folder(name, results)
+    return open_runs((path,), name or path.parent.name)
+
+
+def open_runs(paths: Sequence[Path], label: str) -> Runs:
+    """The runs of folders as one side. Raises ``BadInput`` for such as are not of one kind."""
+    folders = tuple(RunFolder.open(path) for path in paths)
+    runs = []
+    for folder in folders:
+        records = tuple(folder.records())
+        if not records:
+            raise BadInput(f"{folder.path}: holds no records; finish it: ctxsweep run --resume")
+        manifest = folder.manifest
+        runs.append(Run(manifest.run_id, manifest.started_at, records))
+    names = {folder.manifest.scenario_name for folder in folders}
+    if len(names) > 1:
+        raise BadInput(f"{label}: holds runs of several scenarios ({', '.join(sorted(names))})")
+    manifest = folders[-1].manifest
+    for folder in folders:
+        here = obstacles(folder.manifest.environment, manifest.environment)
+        if here and len(folders) > 1:
+            raise BadInput(f"{label}: its runs are not of one kind ({here[0].text})")
+    party = Party(
+        label=f"{label} ({manifest.run_id})" if len(runs) == 1 else f"{label} ({len(runs)} runs)",
+        scenario=manifest.scenario_name,
+        runs=tuple(runs),
+        environment=manifest.environment,
+        order=tuple(str(one["name"]) for one in manifest.scenario.get("series", ())),
+        planned=sum(len(folder.manifest.order) for folder in folders),
+    )
+    return Runs(folders, party)
+
+
+def with_thresholds(runs: Runs | None, given: Sequence[str]) -> Regression:
+    """The scenario's section ``regression``, with ``--threshold METRIC=SHARE`` laid over it."""
+    section = runs.folders[-1].manifest.scenario.get("regression", {}) if runs else {}
+    thresholds = dict(section.get("thresholds", {}))
+    for text in given:
+        metric, _, share = text.partition("=")
+        try:
+            percent = share.strip().endswith("%")
+            value = float(share.strip().removesuffix("%"))
+        except ValueError as error:
+            raise BadInput(f"--threshold {text[:60]}: write METRIC=SHARE, as itl_s=5%") from error
+        thresholds[metric.strip()] = value / 100 if percent else value
+    try:
+        return Regression.model_validate({**section, "thresholds": thresholds})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "regression"
+        raise BadInput(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _sides(base: str | None, new: str | None, results: Path) -> tuple[Runs, Runs]:
+    """New and base. Without the new one it is the latest run of base's scenario, or of all."""
+    if new is not None or base in (None, BASELINE):
+        newer = runs_named(new, results)
+        return newer, runs_named(base or BASELINE, results, newer)
+    older = runs_named(base, results)
+    return runs_named(older.party.scenario, results), older
+
+
+def _of_benchmarks(
+    base: Benchmarks, new: Benchmarks, plan: Regression, across: Collection[str]
+) -> Comparison:
+    table: Table = compare_benchmarks(base, new, plan, across)
+    return Comparison(
+        scenario="benchmarks",
+        base=base.side,
+        new=new.side,
+        alarm_rate=plan.alarm_rate,
+        changes=judged(table.lines, plan.alarm_rate),
+        not_compared=tuple(table.not_compared),
+        differences=tuple(table.differences),
+        scatter=tuple(table.scatter),
+    )
+
+
+def _baseline(other: Runs, results: Path) -> Path:
+    manifest = other.folders[-1].manifest
+    found = manifest.environment and baseline_of(
+        manifest.scenario_name, manifest.environment, results
+    )
+    if not found:
+        raise BadInput(
+            f"scenario {manifest.scenario_name} has no baseline of this machine in "
+            f"{results}/baselines; name another run to compare with, or make one: "
+            f'ctxsweep baseline bless {other.folders[-1].path} --why "..."'
+        )
+    return found
+
+
+def _earlier(name: str, back: int, results: Path) -> Path:
+    runs = list(run_folders(results, name))
+    if back >= len(runs):
+        raise BadInput(f"{name}~{back}: {name} has {len(runs)} runs in {results}/")
+    return runs[-1 - back]
