@@ -24,6 +24,7 @@ THRESHOLDS = {
 """Changes, as shares, of which nobody is told, by metric; ``time_s`` is that of a benchmark."""
 PARAMETERS = ("intercept", "slope", "bend", "crossover")
 PARAMETER_THRESHOLD = 0.05
+"""Of parameters fitted to times; those of bytes are exact, as the bytes are."""
 
 Share = Annotated[float, Field(gt=0, lt=10)]
 
@@ -65,4 +66,5 @@ class Regression(Frozen):
         own = self.thresholds.get(plain)
         if own is not None:
             return own
-        return PARAMETER_THRESHOLD if parameter else THRESHOLDS[plain]
+        fitted = parameter and plain.endswith("_s")
+        return PARAMETER_THRESHOLD if fitted else THRESHOLDS[plain]
