@@ -170,10 +170,12 @@ def test_the_rows_of_a_run() -> None:
     assert step["kind"] == "cell" and step["unit"] == "s" and step["n"] == 32
     assert step["low"] < step["value"] < step["high"]
     assert step["value"] == pytest.approx(0.002 + 4096e-7, rel=0.02)
-    [slope] = frame.filter(subject="mha as O(n)", metric="itl_s.slope").to_dicts()
+    [slope] = frame.filter(subject="mha as a + b·n", metric="itl_s.slope").to_dicts()
     assert slope["kind"] == "curve" and slope["unit"] == "s/token"
     assert slope["value"] == pytest.approx(1e-7, rel=0.05)
-    [bytes_slope] = frame.filter(subject="gqa as O(n)", metric="cache_used_bytes.slope").to_dicts()
+    [bytes_slope] = frame.filter(
+        subject="gqa as a + b·n", metric="cache_used_bytes.slope"
+    ).to_dicts()
     assert bytes_slope["value"] == pytest.approx(1024) and bytes_slope["low"] is None
     [cross] = frame.filter(metric="itl_s.crossover").to_dicts()
     assert {cross["series"], *cross["subject"].split(" and ")} == {"mha", "gqa"}

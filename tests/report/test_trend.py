@@ -34,7 +34,7 @@ def figures(series: int = 4) -> list[dict[str, Any]]:
                 cell | {"metric": "cache_used_bytes"} | read,
             ]
         slope = {"kind": "curve", "metric": "itl_s.slope", "unit": "s/token", "value": 2.6e-7}
-        found.append(figure(series=name, subject=f"{name} as O(n)", low=None, high=None) | slope)
+        found.append(figure(series=name, subject=f"{name} as a + b·n", low=None, high=None) | slope)
     return found
 
 
@@ -155,7 +155,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 def test_how_figures_are_written(frame: pl.DataFrame) -> None:
     lines = {(line.subject, line.metric): (line, p) for line, p in trend_of(frame).lines}
-    slope, _ = lines["gqa as O(n)", "itl_s.slope"]
+    slope, _ = lines["gqa as a + b·n", "itl_s.slope"]
     assert shown(slope).text(2.6e-7) == "266 µs per 1K tokens"
     slower, points = lines["gqa at 1K", "prefill_s"]
     assert verdict(slower, points[0]) == "worse"

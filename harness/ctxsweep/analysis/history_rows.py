@@ -33,6 +33,7 @@ CELL_METRICS = (
     "joules_per_generated_token",
 )
 PARAMETERS = {"a": ("intercept", ""), "b": ("slope", "/token"), "c": ("bend", "/token²")}
+TERMS = {"a": "a", "b": "b·n", "c": "c·n²"}
 BENCH_METRIC = "time_s"
 # Of normal samples: IQR over standard deviation, and the median's standard error over the mean's.
 IQR_OF_NORMAL, MEDIAN_OF_NORMAL = 1.349, 1.2533
@@ -61,8 +62,8 @@ def stamp_of(summary: Summary) -> Stamp:
 def rows_of(summary: Summary) -> pl.DataFrame:
     """The rows of a run: ``CELL_METRICS`` of its cells, parameters of its curves, crossovers.
 
-    A curve's subject names its class too (``gqa as O(n)``): the slope of a + b·n and that of
-    a + b·n + c·n² are two figures, and a class that changes is no step of either.
+    A curve's subject names what was fitted too (``gqa as a + b·n``): the slope of a + b·n and that
+    of a + b·n + c·n² are two figures, and a class that changes is no step of either.
     """
     return frame_of(stamp_of(summary), [*_cells(summary), *_curves(summary), *_crossovers(summary)])
 
@@ -96,7 +97,8 @@ def _cells(summary: Summary) -> Iterator[Figure]:
 
 def _curves(summary: Summary) -> Iterator[Figure]:
     for verdict in summary.verdicts:
-        subject = f"{_many(verdict.series, verdict.batch_size)} as {verdict.scaling}"
+        form = " + ".join(TERMS[letter] for letter in TERMS if letter in verdict.coefficients)
+        subject = f"{_many(verdict.series, verdict.batch_size)} as {form}"
         unit = METRICS[verdict.metric].unit if verdict.metric in METRICS else ""
         for letter, (name, per) in PARAMETERS.items():
             if letter in verdict.coefficients:

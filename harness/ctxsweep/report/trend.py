@@ -123,6 +123,7 @@ def render_trend(trend: Trend) -> str:
         {
             "id": f"metric-{index}",
             "series": line.series,
+            "metric": line.metric,
             "title": _name(line),
             "latest": shown(line).text(line.values[-1]),
             "shifted": bool(points),
@@ -149,6 +150,9 @@ def render_trend(trend: Trend) -> str:
 
 
 def _groups(cards: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """A series each, metric after metric: contexts of one metric stand side by side."""
+    metrics = list(dict.fromkeys(card["metric"] for card in cards))
+    cards = sorted(cards, key=lambda card: metrics.index(card["metric"]))
     held = [{"name": n, "cards": [c for c in cards if c["series"] == n]} for n in names]
     return [group for group in held if group["cards"]]
 

@@ -51,7 +51,7 @@ def shown(line: Line) -> Shown:
     if parameter == "slope":
         return Shown(unit, KILO, " per 1K tokens")
     if parameter == "bend":
-        return Shown(unit, KILO**2, " per 1K tokens, squared")
+        return Shown(unit, KILO**2, " per (1K tokens)²")
     return Shown(unit)
 
 
@@ -88,22 +88,10 @@ def chart(
     its charts have the same x axis; ``place``: of the series among all, for its colour."""
     written = shown(line)
     rows = _rows(line, runs, written)
-    low, high = _domain(rows, 0.0 if line.exact else LEAST_SPAN)
     x = alt.X(
-        "x:Q",
-        scale=alt.Scale(domain=[-0.5, len(runs) - 0.5], nice=False),
-        axis=_x_axis(dates),
+        "x:Q", scale=alt.Scale(domain=[-0.5, len(runs) - 0.5], nice=False), axis=_x_axis(dates)
     )
-    axis = alt.Axis(
-        title=None,
-        values=_ticks(low, high, written.unit, rows),
-        labelExpr=written.unit.label_expr(),
-        domain=False,
-        tickSize=0,
-        minExtent=LABEL_WIDTH,
-        maxExtent=LABEL_WIDTH,
-    )
-    y = alt.Y("y:Q", scale=alt.Scale(domain=[low, high], nice=False, zero=False), axis=axis)
+    y = _y(rows, written.unit, 0.0 if line.exact else LEAST_SPAN)
     base = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
     colour = alt.Color(
         "place:O", scale=alt.Scale(domain=list(range(9)), range="category"), legend=None
@@ -151,6 +139,20 @@ def _rows(line: Line, runs: Sequence[str], written: Shown) -> list[Row]:
 def moment(time: datetime) -> str:
     """``2025-03-01 02:00 UTC``."""
     return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def _y(rows: list[Row], unit: Unit, least_span: float) -> alt.Y:
+    low, high = _domain(rows, least_span)
+    axis = alt.Axis(
+        title=None,
+        values=_ticks(low, high, unit, rows),
+        labelExpr=unit.label_expr(),
+        domain=False,
+        tickSize=0,
+        minExtent=LABEL_WIDTH,
+        maxExtent=LABEL_WIDTH,
+    )
+    return alt.Y("y:Q", scale=alt.Scale(domain=[low, high], nice=False, zero=False), axis=axis)
 
 
 def _domain(rows: list[Row], least_span: float) -> tuple[float, float]:
