@@ -98,6 +98,8 @@ def test_size(ratio: Estimate | None, text: str) -> None:
         (0.0021, "s", "2.10 ms"),
         (1.2e-7, "s/token", "120 ns/token"),
         (1.2e-7, "s per token", "120 ns per token"),
+        (3.21e-13, "s per token²", "3.21e-13 s per token²"),
+        (0.0, "s per token", "0 s per token"),
         (524288, "bytes", "512 KiB"),
         (1023 * 1024, "bytes", "1,023 KiB"),
         (512, "bytes/token", "512 B/token"),
@@ -194,6 +196,17 @@ def test_junit_counts() -> None:
     names = [(case.get("classname"), case.get("name")) for case in root.iter("testcase")]
     assert ("gqa", "itl_s @ 8K") in names and ("gqa", "itl_s.slope") in names
     assert len(set(names)) == len(names)
+    crossings = [
+        compared.slope("gqa", 1.0, "AMBG", 0.1).model_copy(
+            update={"metric": "itl_s.crossover", "subject": f"gqa and {other}"}
+        )
+        for other in ("window", "mamba2")
+    ]
+    cases = ElementTree.fromstring(junit(only(*crossings)).encode()).iter("testcase")
+    assert [case.get("name") for case in cases] == [
+        "itl_s.crossover: gqa and mamba2",
+        "itl_s.crossover: gqa and window",
+    ]
 
 
 def test_junit_failure_tells_all() -> None:

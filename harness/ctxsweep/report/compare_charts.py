@@ -20,6 +20,8 @@ from ctxsweep.report.compare_words import STATUS_METRIC, side_texts, size
 from ctxsweep.report.placing import Row, Scale
 from ctxsweep.report.units import TOKENS, unit_of
 
+Spec = dict[str, Any]
+
 CURVES = ("itl_s", "prefill_s", "cache_used_bytes")
 WIDTH, HEIGHT = 250, 190
 AIR, SIDE_AIR = 1.25, 1.3
@@ -40,7 +42,7 @@ class Panel:
     title: str
     words: str
     changed: bool
-    chart: alt.LayerChart
+    spec: Spec
 
 
 def config(mode: theme.Theme) -> dict[str, Any]:
@@ -105,8 +107,17 @@ def _panel(metric: str, name: str, changes: Sequence[Change], lost: Sequence[Cha
         changed=bool(marked or lost),
         words=f"{metric} of {name} against context, base and new. "
         f"{told or 'No point is SLOW or FAST'}. The tables below have the figures.",
-        chart=_layers(rows, x, y).properties(width=WIDTH, height=HEIGHT, title=name),
+        spec=spec_of(_layers(x, y), rows, width=WIDTH, height=HEIGHT, title=name),
     )
+
+
+def spec_of(layers: Sequence[alt.Chart], rows: list[Row], **properties: Any) -> Spec:
+    """The definition of layers over the same rows.
+
+    The rows are put into it, not into the chart, whose data altair copies at every step.
+    """
+    spec: Spec = alt.layer(*layers, data=alt.NamedData("rows")).to_dict(validate=False)
+    return {"layer": spec["layer"], "data": {"values": rows}, **properties}
 
 
 def _points(change: Change) -> list[Row]:
@@ -157,7 +168,7 @@ def _lost(change: Change, y: Scale) -> Row:
     return {"role": role, "x": change.context_tokens, "y": at, "label": f"{base} → {new}"}
 
 
-def _layers(rows: list[Row], x: Scale, y: Scale) -> alt.LayerChart:
+def _layers(x: Scale, y: Scale) -> list[alt.Chart]:
     at = alt.Chart().encode(
         x=alt.X("x:Q", scale=x.alt_scale(), axis=x.alt_axis(6, grid=False)),
         y=alt.Y("y:Q", scale=y.alt_scale(), axis=y.alt_axis(6, grid=True)),
@@ -178,7 +189,7 @@ def _layers(rows: list[Row], x: Scale, y: Scale) -> alt.LayerChart:
         layers.append(of(role).mark_point(style=style, shape=shape, filled=True, size=90))
         text = of(role).encode(text="label:N")
         layers.append(text.mark_text(style=style, align="right", dx=-9, fontSize=11))
-    return alt.layer(*layers, data=alt.InlineData(values=rows))
+    return layers
 
 
 def _curves(of: Callable[..., alt.Chart]) -> list[alt.Chart]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import altair as alt
 
 from ctxsweep.analysis.comparison import Change, Comparison, Outcome
+from ctxsweep.report.compare_charts import Spec, spec_of
 from ctxsweep.report.compare_words import counted, ordered, side_texts, size
 from ctxsweep.report.placing import Row
 
@@ -22,6 +23,8 @@ LEAST = 1.1
 RISES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 9.0, 29.0, 99.0, 999.0)
 FALLS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.99, 0.999)
 TICK_GAP = 46
+MOST_OPEN = 16
+"""AMBG lines of a metric that are drawn each; the page's table has them all."""
 SHARES = (
     "datum.value == 1 ? '0%' : datum.value >= 10 ? format(datum.value, ',d') + '×' : "
     "format(datum.value - 1, '+,.3~%')"
@@ -34,7 +37,7 @@ SYMBOLS: dict[Outcome, str] = {
 }
 KEY = (
     "To the right is worse. Triangles: SLOW points right, FAST left; hollow diamond: AMBG; dot: "
-    "SAME, all in one line from the least to the largest. Lines: 95% intervals. "
+    "SAME. Lines: 95% intervals; thick: many lines as one, from the least to the largest change. "
     "Shaded: the threshold."
 )
 
@@ -45,7 +48,7 @@ class Forest:
 
     metric: str
     words: str
-    chart: alt.LayerChart
+    spec: Spec
 
 
 def forests(comparison: Comparison) -> list[Forest]:
@@ -58,21 +61,29 @@ def forests(comparison: Comparison) -> list[Forest]:
 
 
 def _forest(metric: str, changes: Sequence[Change]) -> Forest:
-    lines = [change for change in changes if change.outcome != "SAME"]
+    lines = [change for change in changes if change.outcome in ("SLOW", "FAST")]
     same = [change for change in changes if change.outcome == "SAME"]
+    open_ = [change for change in changes if change.outcome == "AMBG"]
+    open_.sort(key=lambda change: -_factor(change.ratio.value) if change.ratio else 0.0)
+    lines += open_[:MOST_OPEN]
+    summed = [held for held in (open_[MOST_OPEN:], same) if held]
     reach = _reach(changes)
     rows = [row for i, change in enumerate(lines) for row in _rows(change, i, reach)]
-    rows += _same_rows(same, len(lines), reach) if same else []
+    rows += [row for i, held in enumerate(summed) for row in _summed(held, len(lines) + i)]
     rows.append({"role": "even", "x": 1.0})
-    count = len(lines) + bool(same)
+    count = len(lines) + len(summed)
     parts = [f"{change.subject} {size(change.ratio)} {change.outcome}" for change in lines[:10]]
     parts += [f"{len(lines) - 10} more"] if len(lines) > 10 else []
-    parts += [f"{counted(len(same), 'line')} SAME"] if same else []
+    parts += [f"{counted(len(held), 'line')} {held[0].outcome}" for held in summed]
     return Forest(
         metric=metric,
         words=f"Ratios of {metric}: {', '.join(parts)}. The tables below have the figures.",
-        chart=_layers(rows, count, reach).properties(
-            width=WIDTH, height=count * ROW, title=alt.TitleParams(metric, fontSize=14)
+        spec=spec_of(
+            _layers({row.get("outcome") for row in rows}, count, reach),
+            rows,
+            width=WIDTH,
+            height=count * ROW,
+            title={"text": metric, "fontSize": 14},
         ),
     )
 
@@ -116,15 +127,17 @@ def _short(name: str) -> str:
     return name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"
 
 
-def _same_rows(same: Sequence[Change], place: int, reach: float) -> list[Row]:
-    at: Row = {"place": place, "outcome": "SAME"}
-    rows: list[Row] = [{**at, "role": "name", "label": f"{counted(len(same), 'line')} SAME"}]
-    values = sorted(c.ratio.value for c in same if c.ratio is not None and c.ratio.value > 0)
+def _summed(held: Sequence[Change], place: int) -> list[Row]:
+    """Many lines of one outcome as one: from the least to the largest, the middle one marked."""
+    at: Row = {"place": place, "outcome": held[0].outcome}
+    more = f"{len(held)} more" if held[0].outcome == "AMBG" else counted(len(held), "line")
+    rows: list[Row] = [{**at, "role": "name", "label": more}]
+    values = sorted(c.ratio.value for c in held if c.ratio is not None and c.ratio.value > 0)
     if not values:
-        words = {" → ".join(side_texts(change)) for change in same}
+        words = {" → ".join(side_texts(change)) for change in held}
         label = words.pop() if len(words) == 1 else "no change"
         return [*rows, {**at, "role": "word", "label": label}]
-    band = 1 + max(change.threshold for change in same)
+    band = 1 + max(change.threshold for change in held)
     span = [_share(value) for value in (values[0], values[-1])]
     text = span[0] if span[0] == span[1] else f"{span[0]} to {span[1]}"
     return [
@@ -141,7 +154,7 @@ def _share(ratio: float) -> str:
     return "0%" if change == 0 else f"{change:+.1f}%".replace("-", "−")
 
 
-def _layers(rows: list[Row], count: int, reach: float) -> alt.LayerChart:
+def _layers(outcomes: Collection[str | None], count: int, reach: float) -> list[alt.Chart]:
     edge = count - 0.5
     rows_of = alt.Scale(domain=[edge, -0.5], nice=False, zero=False, padding=0)
     y = alt.Y("place:Q", scale=rows_of, axis=None)
@@ -161,7 +174,7 @@ def _layers(rows: list[Row], count: int, reach: float) -> alt.LayerChart:
         even.mark_rule(style="muted").encode(x=across),
         of("span").mark_bar(style="same", size=7, opacity=0.5, cornerRadius=3).encode(**from_to),
     ]
-    for outcome, symbol in SYMBOLS.items():
+    for outcome, symbol in ((o, symbol) for o, symbol in SYMBOLS.items() if o in outcomes):
         style = outcome.lower()
         rules = of("interval", outcome).mark_rule(style=style, strokeWidth=2)
         layers.append(rules.encode(**from_to))
@@ -175,8 +188,7 @@ def _layers(rows: list[Row], count: int, reach: float) -> alt.LayerChart:
         layers.append(words.mark_text(style=style, align="left", dx=10, fontWeight="bold"))
     cut = of("cut").encode(x=across, text="label:N")
     layers.append(cut.mark_text(style="muted", fontSize=15, fontWeight="bold"))
-    layers += _columns(of("name"), of("figure"))
-    return alt.layer(*layers, data=alt.InlineData(values=rows))
+    return [*layers, *_columns(of("name"), of("figure"))]
 
 
 def _columns(name: alt.Chart, figure: alt.Chart) -> list[alt.Chart]:

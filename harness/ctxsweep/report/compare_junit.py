@@ -19,6 +19,7 @@ from ctxsweep.report.units import TOKENS
 
 KINDS: tuple[Kind, ...] = ("cell", "curve", "bench")
 LEFT_OUT = "not compared"
+CROSSOVER_SUFFIX = ".crossover"
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold, not even escaped."""
@@ -73,7 +74,9 @@ def _add_change(suite: Element, change: Change, comparison: Comparison) -> None:
 
 
 def _name(change: Change) -> str:
-    """``itl_s @ 8K``, ``itl_s.slope``, ``itl_s @ 8K ×4``."""
+    """``itl_s @ 8K``, ``itl_s.slope``, ``itl_s @ 8K ×4``, ``itl_s.crossover: gqa and mamba2``."""
+    if change.metric.endswith(CROSSOVER_SUFFIX):
+        return f"{change.metric}: {change.subject}"
     at = "" if change.context_tokens is None else f" @ {TOKENS.text(change.context_tokens)}"
     return f"{change.metric}{at}{'' if change.batch_size == 1 else f' ×{change.batch_size}'}"
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import altair as alt
 import vl_convert
 
 from ctxsweep.analysis.comparison import Change, Comparison, Side
 from ctxsweep.report import compare_charts, compare_forest, theme
-from ctxsweep.report.compare_charts import config
+from ctxsweep.report.compare_charts import Spec, config
 from ctxsweep.report.compare_words import (
     ORDER,
     OUTCOMES,
@@ -26,7 +25,7 @@ from ctxsweep.report.compare_words import (
     sides,
     size,
 )
-from ctxsweep.report.page import PNG_SCALE, Spec, vegalite_version
+from ctxsweep.report.page import PNG_SCALE, vegalite_version
 from ctxsweep.report.rendering import render
 
 PLOT_COLUMNS = 3
@@ -78,7 +77,7 @@ def _page(
 ) -> str:
     few = len(panels) <= MOST_PANELS
     curves = [
-        _picture(panel.metric, panel.words, panel.chart, folded=not (few or panel.changed))
+        _picture(panel.metric, panel.words, panel.spec, folded=not (few or panel.changed))
         for panel in panels
     ]
     return render(
@@ -97,7 +96,7 @@ def _page(
         method=method_line(comparison),
         curves={name: [p for p in curves if p.group == name] for name in _groups(curves)},
         curves_key=compare_charts.KEY,
-        forests=[_picture(forest.metric, forest.words, forest.chart) for forest in forests],
+        forests=[_picture(forest.metric, forest.words, forest.spec) for forest in forests],
         forests_key=compare_forest.KEY,
         light=theme.LIGHT,
         dark=theme.DARK,
@@ -114,24 +113,19 @@ def _write_plots(
     for kind in ("svg", "png"):
         for old in folder.glob(f"compare-*.{kind}"):
             old.unlink()
-    charts: dict[str, alt.TopLevelMixin] = {}
+    specs: dict[str, Spec] = {}
     for metric in dict.fromkeys(panel.metric for panel in panels):
-        held = [panel.chart for panel in panels if panel.metric == metric]
-        title = alt.TitleParams(metric, subtitle=compare_charts.KEY)
-        charts[f"compare-{metric}"] = alt.concat(*held, columns=PLOT_COLUMNS, title=title)
+        held = [panel.spec for panel in panels if panel.metric == metric]
+        title = {"text": metric, "subtitle": compare_charts.KEY}
+        specs[f"compare-{metric}"] = {"concat": held, "columns": PLOT_COLUMNS, "title": title}
     if forests:
-        title = alt.TitleParams("New over base", subtitle=compare_forest.KEY)
-        charts[FOREST_PLOT] = alt.vconcat(*(forest.chart for forest in forests), title=title)
-    for name, chart in charts.items():
-        svg = _svg(_spec(chart), theme.LIGHT)
+        title = {"text": "New over base", "subtitle": compare_forest.KEY}
+        held = [forest.spec for forest in forests]
+        specs[FOREST_PLOT] = {"vconcat": held, "title": title}
+    for name, spec in specs.items():
+        svg = _svg(spec, theme.LIGHT)
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
         (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
-
-
-def _spec(chart: alt.TopLevelMixin) -> Spec:
-    # Looking through the schema takes longer than drawing; the tests do it.
-    spec: Spec = chart.to_dict(validate=False)
-    return spec
 
 
 def _svg(spec: Spec, mode: theme.Theme) -> str:
@@ -140,8 +134,7 @@ def _svg(spec: Spec, mode: theme.Theme) -> str:
     )
 
 
-def _picture(group: str, words: str, chart: alt.LayerChart, folded: bool = False) -> _Picture:
-    spec = _spec(chart)
+def _picture(group: str, words: str, spec: Spec, folded: bool = False) -> _Picture:
     drawn = [_svg(spec, mode) for mode in (theme.LIGHT, theme.DARK)]
     width = round(float(drawn[0].partition('width="')[2].partition('"')[0]))
     light, dark = ("data:image/svg+xml;base64," + b64encode(svg.encode()).decode() for svg in drawn)

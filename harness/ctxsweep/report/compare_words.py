@@ -22,6 +22,7 @@ _UNITS: dict[str, Unit] = {"bytes": BYTES, "tokens": TOKENS}
 SHORT_COMMIT = 10
 FEW_REASONS = 2
 AS_TIMES = 10
+LEAST_QUANTITY = 1e-9
 
 
 def headline(comparison: Comparison) -> str:
@@ -97,8 +98,12 @@ def figure(estimate: Estimate | None, unit: str) -> str:
     if estimate is None:
         return "–"
     of, per_token = _per_token(unit)
-    text = _UNITS[of].text(estimate.value) if of in _UNITS else quantity(estimate.value, of)
-    return text + per_token
+    if of in _UNITS:
+        return _UNITS[of].text(estimate.value) + per_token
+    if 0 < abs(estimate.value) < LEAST_QUANTITY:
+        # Below the smallest prefix: the bend of a curve, in seconds per token².
+        return f"{estimate.value:.3g} {of}{per_token}"
+    return quantity(estimate.value, of) + per_token
 
 
 def counted(count: int, name: str) -> str:
@@ -180,7 +185,8 @@ def _reasons(entries: Sequence[NotCompared]) -> str:
 def _place(change: Change) -> tuple[object, ...]:
     shown = ORDER.index(change.outcome)
     largest = -_factor(change) if shown < 2 else 0.0
-    return (shown, largest, change.series, change.batch_size, change.context_tokens or 0)
+    at = change.context_tokens or 0
+    return (shown, largest, change.series, change.batch_size, at, change.subject)
 
 
 def _factor(change: Change) -> float:
@@ -191,9 +197,12 @@ def _factor(change: Change) -> float:
 
 
 def _per_token(unit: str) -> tuple[str, str]:
-    """A slope's unit in parts: ``s/token`` → ``s``, ``/token``; others as they are."""
-    ending = next((end for end in ("/token", " per token") if unit.endswith(end)), "")
-    return unit.removesuffix(ending), ending
+    """A slope's unit in parts: ``s per token`` → ``s``, `` per token``; others as they are."""
+    for between in ("/token", " per token"):
+        of, found, power = unit.partition(between)
+        if found and of and power in ("", "²"):
+            return of, found + power
+    return unit, ""
 
 
 def _times(ratio: float) -> str:
