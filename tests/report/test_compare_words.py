@@ -144,6 +144,18 @@ def test_terminal_shows_all_but_what_is_same(width: int) -> None:
     assert len(re.findall(r"^SAME", every, re.MULTILINE)) == 41
 
 
+def test_terminal_is_not_flooded_by_what_cannot_be_told() -> None:
+    drift = [1 + i / 1000 for i in range(50)]
+    many = only(
+        SLOW, *(compared.cell("gqa", "itl_s", 1024 + i, r, "AMBG") for i, r in enumerate(drift))
+    )
+    text = printed(many)
+    assert len(re.findall("^AMBG", text, re.MULTILINE)) == 20
+    assert "and 30 lines AMBG more (--verbose)" in text
+    assert "+4.9%" in text and "+1.0%" not in text
+    assert len(re.findall("^AMBG", printed(many, verbose=True), re.MULTILINE)) == 50
+
+
 def test_terminal_without_unicode() -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")

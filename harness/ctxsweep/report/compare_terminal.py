@@ -33,32 +33,50 @@ STYLES: dict[Outcome, str] = {
 }
 NARROW_COLUMNS = 100
 MOST_NOT_COMPARED = 12
+MOST_AMBG = 20
 
 
 def print_comparison(
     comparison: Comparison, console: Console | None = None, *, verbose: bool = False
 ) -> None:
-    """Print the headline, the lines that are not SAME, and what was not compared and why.
+    """Print the headline, what is SLOW or FAST, the AMBG lines that changed most, and what was not
+    compared and why.
 
-    ``verbose`` prints the SAME lines too, and all that was not compared. A narrow terminal gets a
-    list in place of a table; where output is no terminal there is neither colour nor frame.
+    ``verbose`` prints every line and every reason. A narrow terminal gets a list in place of a
+    table; where output is no terminal there is neither colour nor frame.
     """
     console = console or Console()
     say = Printer(console)
     say.line(headline(comparison), style="bold")
     say.line("")
-    shown = of_outcome(comparison, "SLOW", "FAST", "AMBG", *(("SAME",) if verbose else ()))
+    shown, hidden = _shown(comparison, verbose)
     if shown:
         if console.width < NARROW_COLUMNS:
             _print_list(say, console, shown)
         else:
             console.print(_table(say, shown, console.is_terminal))
+    if hidden:
+        say.line(f"and {counted(hidden, 'line')} AMBG more (--verbose)")
     same = comparison.count("SAME")
     if same and not verbose:
         say.line(f"{counted(same, 'line')} SAME: equal within the threshold")
     _print_left_out(say, comparison, verbose)
     _print_sides(say, comparison)
     say.line(method_line(comparison), style="dim")
+
+
+def _shown(comparison: Comparison, verbose: bool) -> tuple[list[Change], int]:
+    """The lines to print, and how many AMBG lines are left out."""
+    if verbose:
+        return of_outcome(comparison, "SLOW", "FAST", "AMBG", "SAME"), 0
+    told, ambiguous = of_outcome(comparison, "SLOW", "FAST"), of_outcome(comparison, "AMBG")
+    kept = sorted(ambiguous, key=_change_of, reverse=True)[:MOST_AMBG]
+    return told + [change for change in ambiguous if change in kept], len(ambiguous) - len(kept)
+
+
+def _change_of(change: Change) -> float:
+    """How far the ratio is from 1; what has none may be anything, and comes last."""
+    return 0.0 if change.ratio is None else abs(change.ratio.value - 1)
 
 
 def _table(say: Printer, changes: Sequence[Change], framed: bool) -> Table:
