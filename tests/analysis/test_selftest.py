@@ -114,10 +114,34 @@ def test_too_few_whole_rounds_are_refused(make_record: Make) -> None:
     assert len(rounds_of([*measured[:6], hurt[6]]).tables) == 6
     with pytest.raises(ValueError, match="5 of 7 rounds are whole, and 6 are needed"):
         rounds_of([*measured[:5], *hurt[5:]])
+    assert hurt[0][0][0].status is Status.OOM
     with pytest.raises(ValueError, match="no cell has times in every round"):
         rounds_of(
             [(tuple(r.model_copy(update={"samples": ()}) for r in a), b) for a, b in measured]
         )
+
+
+def test_a_cell_that_lacks_memory_is_left_out(make_record: Make) -> None:
+    failing = [
+        tuple(
+            tuple(
+                r.model_copy(update={"status": Status.OOM, "samples": ()})
+                if (r.cell.series.name, r.cell.context_tokens) == ("b", 2048)
+                else r
+                for r in side
+            )
+            for side in pair
+        )
+        for pair in rounds_with(make_record, 0.01, count=6)
+    ]
+    rounds = rounds_of([(first, second) for first, second in failing])
+    assert {line[:2] for line in rounds.lines} == set(CELLS) - {("b", 2048)}
+    assert (len(rounds.tables), rounds.cells_left_out) == (6, 1)
+    found = self_test([(a, b) for a, b in failing], PLAN, "selftest", "a CPU", 600.0)
+    assert "Cells without figures, left out: 1." in " ".join(sentences(found))
+    nothing = [tuple(r for r in side if r.status is not Status.OK) for side in failing[0]]
+    with pytest.raises(ValueError, match="no cell has figures"):
+        rounds_of([(nothing[0], nothing[1])] * 6)
 
 
 def test_the_same_comes_of_records_that_are_slower(make_record: Make) -> None:
@@ -239,7 +263,7 @@ def test_what_is_said(make_record: Make) -> None:
     )
     said = " ".join(sentences(poor))
     assert "nothing under 100% in decode" in said and "40% of the samples" in said
-    assert "3 rounds had failed cells" in said
+    assert "Rounds in which other cells failed, left out: 3." in said
 
 
 def test_minutes_that_are_too_few() -> None:

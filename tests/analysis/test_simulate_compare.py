@@ -216,7 +216,7 @@ def test_lines_say_what_was_counted() -> None:
     row = false_alarms(STEPPED, 5)
     assert alarms_line(row).startswith("| step | spikes | 3% | ")
     one = power(LOUD, 0.5, "one cell", 5)
-    assert power_line(one) == "| none | one cell | 50% | 10% |" + " 100% |" * 5
+    assert power_line(one) == "| none | one cell | 50% | 10% |" + " 100.0% |" * 5
 
 
 def _rng() -> np.random.Generator:

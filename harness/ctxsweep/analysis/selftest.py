@@ -9,6 +9,7 @@ level of the new side, which is what longer samples would do to it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ class Rounds:
 
     lines: tuple[Line, ...]
     tables: tuple[tuple[Table, Table], ...]
+    cells_left_out: int = 0
 
     @property
     def watched(self) -> tuple[str, int]:
@@ -78,11 +80,19 @@ class Result:
 
 
 def rounds_of(rounds: Sequence[tuple[Sequence[Record], Sequence[Record]]]) -> Rounds:
-    """Levels of what was measured. A round that has a cell without figures is left out.
+    """Levels of what was measured.
 
-    Raises ``ValueError`` if fewer than ``MIN_ROUNDS`` are whole.
+    Left out is a cell that has no figures in most rounds (it lacks memory, say), and then a round
+    in which another cell has none. Raises ``ValueError`` if fewer than ``MIN_ROUNDS`` are left.
     """
-    whole = [one for one in rounds if all(r.status is Status.OK for side in one for r in side)]
+    sides = [side for pair in rounds for side in pair]
+    seen = Counter(_place(r) for side in sides for r in side)
+    ok = Counter(_place(r) for side in sides for r in side if r.status is Status.OK)
+    usable = {place for place in seen if 2 * ok[place] > seen[place]}
+    kept = [tuple([r for r in side if _place(r) in usable] for side in pair) for pair in rounds]
+    whole = [pair for pair in kept if all(r.status is Status.OK for side in pair for r in side)]
+    if not usable:
+        raise ValueError("no cell has figures in most rounds")
     if len(whole) < MIN_ROUNDS:
         raise ValueError(
             f"{len(whole)} of {len(rounds)} rounds are whole, and {MIN_ROUNDS} are needed"
@@ -91,7 +101,8 @@ def rounds_of(rounds: Sequence[tuple[Sequence[Record], Sequence[Record]]]) -> Ro
     common = set.intersection(*(set(table) for pair in tables for table in pair))
     if not common:
         raise ValueError("no cell has times in every round")
-    return Rounds(tuple(line for line in tables[0][0] if line in common), tables)
+    lines = tuple(line for line in tables[0][0] if line in common)
+    return Rounds(lines, tables, len(seen) - len(usable))
 
 
 def draw(rounds: Rounds, rng: np.random.Generator) -> Drawn:
@@ -171,6 +182,11 @@ def metrics_of(rounds: Rounds) -> Collection[str]:
     """Of the metrics that are compared those that the rounds have."""
     have = {metric for *_, metric in rounds.lines}
     return [metric for metric in CONTENDABLE if metric in have]
+
+
+def _place(record: Record) -> tuple[str, int, int]:
+    cell = record.cell
+    return cell.series.name, cell.batch_size, cell.context_tokens
 
 
 def _table(records: Sequence[Record]) -> Table:

@@ -74,6 +74,7 @@ class SelfTest(Frozen):
     measured_s: float
     rounds: int
     whole_rounds: int
+    cells_left_out: int = Field(description="Without figures in most rounds.")
     lines: int
     sentinels: int = Field(description="Of either run of a resampled comparison.")
     recheck_rounds: int
@@ -107,6 +108,7 @@ def self_test(
         measured_s=measured_s,
         rounds=len(measured),
         whole_rounds=len(rounds.tables),
+        cells_left_out=rounds.cells_left_out,
         lines=len(rounds.lines),
         sentinels=rounds.sentinels,
         recheck_rounds=rounds.again,
@@ -210,10 +212,11 @@ def sentences(found: SelfTest) -> list[str]:
             f"{found.contended:.0%} of the samples had to share the processor: on a quieter "
             "machine these figures would be better."
         )
+    if found.cells_left_out:
+        said.append(f"Cells without figures, left out: {found.cells_left_out}.")
     if found.whole_rounds < found.rounds:
-        said.append(
-            f"{found.rounds - found.whole_rounds} rounds had failed cells, and were left out."
-        )
+        left_out = found.rounds - found.whole_rounds
+        said.append(f"Rounds in which other cells failed, left out: {left_out}.")
     return said
 
 
