@@ -252,7 +252,7 @@ def test_what_is_said(make_record: Make) -> None:
     assert all(isinstance(one, Caught) and one.resamplings == 60 for one in found.caught)
     text = " ".join(sentences(found))
     assert "In 10.0 minutes, all spent on two builds in turns (30 rounds)" in text
-    assert re.search(r"can tell \d% more in prefill and \d% more in decode \(80% of", text)
+    assert re.search(r"can tell prefill slower by \d% and decode slower by \d% \(80% of", text)
     assert "of 60" in text.lower()
     poor = found.model_copy(
         update={

@@ -225,8 +225,8 @@ def _changes(found: SelfTest, how: str) -> str:
     for one in found.detectable:
         size = one.in_turns if how == "in_turns" else one.compared
         word = WORDS[one.metric]
-        told = f"nothing under {GRID[-1]:.0%} in" if size is None else f"{size:.0%} more in"
-        parts.append(f"{told} {word}")
+        none = f"nothing under {GRID[-1]:.0%} in {word}"
+        parts.append(none if size is None else f"{word} slower by {size:.0%}")
     return " and ".join(parts)
 
 
