@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import build_record
 
 from ctxsweep.analysis.compare import Party, compare
-from ctxsweep.analysis.compare_bench import compare_benchmarks, read_benchmarks
 from ctxsweep.analysis.comparison import Change, Comparison
-from ctxsweep.analysis.lines import Run, judged
+from ctxsweep.analysis.lines import Run
 from ctxsweep.analysis.recheck import Again, settled, suspects
 from ctxsweep.records import Ceilings, Environment, Record, Status
 from ctxsweep.scenario_regression import Regression
-from ctxsweep.store import StoreError
 
 CONTEXTS = (1024, 2048, 4096, 8192, 16384)
 MACHINE = Environment(
@@ -266,31 +262,3 @@ def test_what_hides_in_the_noise_of_the_table_is_found_by_the_rounds() -> None:
 def test_one_round_settles_nothing() -> None:
     found = compared(run(1, step_s=lambda n: 1.15 * step(n)))
     assert settled(found, suspects(found), rounds(1.0, 0.02, count=1)) == found
-
-
-BENCH = Path(__file__).parents[1] / "fixtures/benchmarks/four_ops.json"
-
-
-def test_benchmarks_are_compared_by_their_full_names(tmp_path: Path) -> None:
-    data = json.loads(BENCH.read_text())
-    assert len(data["benchmarks"]) == 4
-    slow = data["benchmarks"][1]["stats"]
-    slow["data"] = [2 * value for value in slow.get("data", [])]
-    slow |= {name: 2 * slow[name] for name in ("median", "iqr")}
-    data["benchmarks"][3]["fullname"] = "renamed"
-    (tmp_path / "new.json").write_text(json.dumps(data))
-    base, new = read_benchmarks(BENCH), read_benchmarks(tmp_path / "new.json")
-    table = compare_benchmarks(base, new, Regression())
-    outcomes = {c.series: c.outcome for c in judged(table.lines, 0.01)}
-    slower = data["benchmarks"][1]["fullname"]
-    assert outcomes.pop(slower) == "SLOW" and set(outcomes.values()) <= {"SAME", "AMBG"}
-    assert len(table.not_compared) == 2
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"benchmarks": []}', '{"benchmarks": [{"fullname": "a"}]}', "\x00"]
-)
-def test_a_file_that_is_none_is_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(StoreError, match=r"x\.json: (not a file of pytest-benchmark|holds no)"):
-        read_benchmarks(tmp_path / "x.json")

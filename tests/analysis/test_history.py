@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ctxsweep.analysis.history import (
     place,
     read,
 )
-from ctxsweep.analysis.history_rows import bench_rows, rows_of
+from ctxsweep.analysis.history_rows import rows_of
 from ctxsweep.analysis.summarise import summarise
 from ctxsweep.store import StoreError
 
@@ -188,45 +187,3 @@ def test_a_run_without_a_time_is_refused() -> None:
     )
     with pytest.raises(StoreError, match="run a-run: started_at is no time"):
         rows_of(empty)
-
-
-def test_the_rows_of_pytest_benchmark(tmp_path: Path) -> None:
-    stats = {"median": 2e-3, "iqr": 1e-4, "rounds": 100}
-    file = tmp_path / "bench.json"
-    benchmarks = [
-        {"name": "test_a[4k]", "fullname": "tests/bench/bench_ops.py::test_a[4k]", "stats": stats},
-        {"name": "test_b", "stats": stats | {"data": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}},
-        {"name": "test_once", "stats": stats | {"rounds": 1, "iqr": 0}},
-    ]
-    file.write_text(json.dumps({"benchmarks": benchmarks}))
-    rows = bench_rows(file, stamp(3)).to_dicts()
-    assert [(r["kind"], r["series"], r["subject"], r["metric"]) for r in rows] == [
-        ("bench", "bench_ops", "test_a[4k]", "time_s"),
-        ("bench", "test_b", "test_b", "time_s"),
-        ("bench", "test_once", "test_once", "time_s"),
-    ]
-    # 1.96 standard errors of the median of 100 normal samples: 1.2533 σ / 10, σ = IQR / 1.349.
-    assert rows[0]["high"] - rows[0]["value"] == pytest.approx(1.821e-5, rel=1e-3)
-    assert (rows[1]["low"], rows[1]["value"], rows[1]["high"], rows[1]["n"]) == (1.0, 4.0, 7.0, 7)
-    assert (rows[2]["low"], rows[2]["high"]) == (None, None)
-
-
-@FEW
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["benchmarks", "stats", "name", "median"]), inner, max_size=3
-            )
-        ),
-    )
-)
-def test_other_json_is_no_benchmark(tmp_path: Path, content: Any) -> None:
-    file = tmp_path / "bench.json"
-    file.write_text(json.dumps(content))
-    try:
-        assert bench_rows(file, stamp(0)).height == 0
-    except StoreError as error:
-        assert "bench.json: not what pytest --benchmark-json writes" in str(error)

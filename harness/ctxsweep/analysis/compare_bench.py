@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ctxsweep.analysis.bench_file import Benchmark, Machine, Stats, read_bench_file
 from ctxsweep.analysis.change import Level, contrast, level_of_samples
 from ctxsweep.analysis.comparable import MACHINE
 from ctxsweep.analysis.compare import Table
@@ -19,23 +18,22 @@ from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.lines import Line
 from ctxsweep.analysis.scatter import between, scatter
 from ctxsweep.scenario_regression import Regression
-from ctxsweep.store import StoreError
 
-IQR_TO_SIGMA = 1.349
-MEDIAN_ERROR = 1.2533
-"""Standard error of a median over that of a mean, under normal noise."""
+ASKED_BY = {"implementation": "settings", "device": "machine", "threads": "threads"}
+"""Which kind of ``ACROSS`` lets benchmarks be compared although this differs."""
+UNSAID = "not said"
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """What a file of pytest-benchmark says: a level of time for every benchmark, by full name."""
+    """What a file of pytest-benchmark says, its benchmarks by their identity."""
 
     label: str
     machine: dict[str, str]
     commit: str | None
     dirty: bool | None
     started_at: str
-    levels: dict[str, Level]
+    found: dict[str, Benchmark]
 
     @property
     def side(self) -> Side:
@@ -57,27 +55,15 @@ def is_benchmarks(path: Path) -> bool:
 
 def read_benchmarks(path: Path) -> Benchmarks:
     """Read ``--benchmark-json``'s file. Raises ``StoreError`` for anything else."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = data["benchmarks"]
-        levels = {str(one["fullname"]): _level(one["stats"]) for one in found}
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise StoreError(
-            f"{path}: not a file of pytest-benchmark ({why}); write one with --benchmark-json"
-        ) from error
-    if not levels:
-        raise StoreError(f"{path}: holds no benchmark; was everything deselected?")
-    commit = data.get("commit_info") or {}
+    file = read_bench_file(path)
+    commit = file.commit_info
     return Benchmarks(
         label=str(path),
-        machine=_machine(data.get("machine_info") or {}),
-        commit=commit.get("id"),
-        dirty=commit.get("dirty"),
-        started_at=str(data.get("datetime", "")),
-        levels=levels,
+        machine=_machine(file.machine_info or Machine()),
+        commit=commit.id if commit else None,
+        dirty=commit.dirty if commit else None,
+        started_at=file.datetime,
+        found={one.identity: one for one in file.benchmarks},
     )
 
 
@@ -93,58 +79,81 @@ def compare_benchmarks(
     ]
     if changed and "machine" not in across:
         table.not_compared.append(
-            NotCompared(what="benchmarks", count=len(new.levels), reason="; ".join(changed))
+            NotCompared(what="benchmarks", count=len(new.found), reason="; ".join(changed))
         )
         return table
     table.differences += changed
-    names = [name for name in new.levels if name in base.levels]
     for side, other, which in ((base, new, "base"), (new, base, "new")):
-        alone = len(set(side.levels) - set(other.levels))
+        alone = len(set(side.found) - set(other.found))
         if alone:
             reason = f"only in the {which} file"
             table.not_compared.append(NotCompared(what="benchmarks", count=alone, reason=reason))
-    pairs = [((base.levels[name],), (new.levels[name],)) for name in names]
-    if not pairs:
-        return table
-    spread = scatter("time_s", [], [], pairs)
-    table.scatter.append(spread)
-    for name, (was, now) in zip(names, pairs, strict=True):
-        found = contrast(was, now, between(spread))
-        change = _change(name, was[0], now[0], plan.threshold("time_s"))
-        table.lines.append(Line(change, found))
+    _add_lines(table, _alike(table, base, new, across), plan)
     return table
 
 
-def _level(stats: dict[str, Any]) -> Level:
+def _alike(
+    table: Table, base: Benchmarks, new: Benchmarks, across: Collection[str]
+) -> list[tuple[Benchmark, Benchmark]]:
+    """Base and new of the benchmarks that ran in the same way; of others, why not is told."""
+    pairs = []
+    for name, now in new.found.items():
+        was = base.found.get(name)
+        if was is None:
+            continue
+        before, after = was.conditions, now.conditions
+        changed = {
+            key: f"{key} {before.get(key, UNSAID)} → {after.get(key, UNSAID)}"
+            for key, kind in ASKED_BY.items()
+            if before.get(key) != after.get(key)
+        }
+        said = f"{now.subject}: {', '.join(changed.values())}"
+        if any(ASKED_BY[key] not in across for key in changed):
+            table.not_compared.append(NotCompared(what="benchmarks", count=1, reason=said))
+            continue
+        if changed:
+            table.differences.append(said)
+        pairs.append((was, now))
+    return pairs
+
+
+def _add_lines(table: Table, pairs: list[tuple[Benchmark, Benchmark]], plan: Regression) -> None:
+    if not pairs:
+        return
+    levels = [((_level(was.stats),), (_level(now.stats),)) for was, now in pairs]
+    spread = scatter("time_s", [], [], levels)
+    table.scatter.append(spread)
+    threshold = plan.threshold("time_s")
+    for (_, benchmark), (was, now) in zip(pairs, levels, strict=True):
+        change = _change(benchmark, was[0], now[0], threshold)
+        table.lines.append(Line(change, contrast(was, now, between(spread))))
+
+
+def _level(stats: Stats) -> Level:
     """From the rounds if the file has them, else from median and interquartile range."""
-    samples = [float(value) for value in stats.get("data") or ()]
-    if len(samples) > 1 and min(samples) > 0:
-        return level_of_samples(samples)
-    median, rounds = float(stats["median"]), int(stats["rounds"])
-    if median <= 0:
-        raise ValueError(f"a median of {median} s")
-    error = MEDIAN_ERROR * float(stats["iqr"]) / IQR_TO_SIGMA / np.sqrt(rounds) / median
-    variance = float(error) ** 2 if rounds > 1 else None
-    return Level(float(np.log(median)), variance, max(1.0, rounds - 1.0), rounds)
+    if stats.data:
+        return level_of_samples(stats.data)
+    error = stats.median_error_s
+    variance = None if error is None else (error / stats.median) ** 2
+    return Level(float(np.log(stats.median)), variance, max(1.0, stats.rounds - 1.0), stats.rounds)
 
 
-def _machine(said: dict[str, Any]) -> dict[str, str]:
+def _machine(said: Machine) -> dict[str, str]:
     """What must be equal, under the names that runs have."""
-    cpu: dict[str, Any] = said.get("cpu") or {}
-    minor = ".".join(str(said.get("python_version", "")).split(".")[:2])
+    cpu = said.cpu
     known = {
-        MACHINE[2]: str(cpu.get("brand_raw", "")),
-        "logical cores": str(cpu.get("count", "")),
-        "python": minor,
+        MACHINE[2]: cpu.brand_raw if cpu else "",
+        "logical cores": str(cpu.count or "") if cpu else "",
+        "python": ".".join(said.python_version.split(".")[:2]),
     }
     return {name: value for name, value in known.items() if value}
 
 
-def _change(name: str, base: Level, new: Level, threshold: float) -> Change:
+def _change(benchmark: Benchmark, base: Level, new: Level, threshold: float) -> Change:
     return Change(
         kind="bench",
-        subject=name.rpartition("::")[2] or name,
-        series=name,
+        subject=benchmark.subject,
+        series=benchmark.identity,
         metric="time_s",
         unit="s",
         base=_estimate(base),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from ctxsweep.analysis.bench_file import Benchmark, Stats, read_bench_file
 from ctxsweep.analysis.comparison import Kind
 from ctxsweep.analysis.estimate import Z95, median_estimate
 from ctxsweep.analysis.history import Stamp, frame_of
@@ -35,8 +33,6 @@ CELL_METRICS = (
 PARAMETERS = {"a": ("intercept", ""), "b": ("slope", "/token"), "c": ("bend", "/token²")}
 TERMS = {"a": "a", "b": "b·n", "c": "c·n²"}
 BENCH_METRIC = "time_s"
-# Of normal samples: IQR over standard deviation, and the median's standard error over the mean's.
-IQR_OF_NORMAL, MEDIAN_OF_NORMAL = 1.349, 1.2533
 Figure = dict[str, Any]
 
 
@@ -72,18 +68,11 @@ def bench_rows(path: Path, stamp: Stamp) -> pl.DataFrame:
     """The rows of a pytest-benchmark JSON file, as a part of the run of ``stamp``: medians, s.
 
     The interval comes from the single rounds where the file holds them (order statistics), else
-    from the quartiles as if rounds were normal. Raises ``StoreError`` for another kind of file.
+    from the quartiles as if rounds were normal. A subject names the implementation that ran, if
+    the file does: the times of C and of torch are two figures. Raises ``StoreError`` for another
+    kind of file.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        figures = [_benchmark(one) for one in data["benchmarks"]]
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{path}: not what pytest --benchmark-json writes ({type(error).__name__}: {error})"
-        ) from error
-    return frame_of(stamp, figures)
+    return frame_of(stamp, [_benchmark(one) for one in read_bench_file(path).benchmarks])
 
 
 def _cells(summary: Summary) -> Iterator[Figure]:
@@ -126,17 +115,17 @@ def _many(series: str, batch_size: int) -> str:
     return series if batch_size == 1 else f"{series} ×{batch_size}"
 
 
-def _benchmark(one: dict[str, Any]) -> Figure:
-    stats, name = one["stats"], str(one["name"])
-    module = re.split(r"[/\\]", str(one.get("fullname") or name).split("::")[0])[-1]
-    samples = [float(sample) for sample in stats.get("data") or ()]
-    if samples:
-        estimate = median_estimate(samples)
-    else:
-        median, count = float(stats["median"]), max(1, int(stats["rounds"]))
-        error = MEDIAN_OF_NORMAL * float(stats["iqr"]) / IQR_OF_NORMAL / math.sqrt(count)
-        low, high = median - Z95 * error, median + Z95 * error
-        estimate = Estimate(value=median, low=low, high=high, n=count)
-        if count < 2:
-            estimate = Estimate(value=median)
-    return _figure("bench", module.removesuffix(".py"), name, BENCH_METRIC, "s", estimate)
+def _benchmark(one: Benchmark) -> Figure:
+    ran = one.conditions.get("implementation")
+    subject = f"{one.subject} ({ran})" if ran else one.subject
+    return _figure("bench", one.module, subject, BENCH_METRIC, "s", _median(one.stats))
+
+
+def _median(stats: Stats) -> Estimate:
+    if stats.data:
+        return median_estimate(stats.data)
+    error = stats.median_error_s
+    if error is None:
+        return Estimate(value=stats.median)
+    low, high = stats.median - Z95 * error, stats.median + Z95 * error
+    return Estimate(value=stats.median, low=low, high=high, n=stats.rounds)
