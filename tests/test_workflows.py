@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from ctxsweep.scenario import NAME
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github/workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.y*ml"))
@@ -180,13 +182,43 @@ def test_nightly_measures_alone_and_keeps_what_it_wrote() -> None:
     assert uploads and all(step["if"] == "always()" for step in uploads)
 
 
-@pytest.mark.parametrize(
-    "name", ["nightly", "", "a b", "x; rm -rf /", "$(id)", "a/../b", "long_ctx"]
-)
+NO_NAMES = ["", "a b", "x; rm -rf /", "$(id)", "a/../b", "--help", "-h", ".", "..", ".a", "_a"]
+
+
+@pytest.mark.parametrize("name", ["nightly", "long_ctx", "a.b-c", "7b", *NO_NAMES])
 def test_nightly_takes_only_names_of_scenarios(name: str) -> None:
     guard = next(one for one in scripts(read(FOLDER / "nightly.yml")) if "case" in one)
     done = subprocess.run(["bash", "-e", "-c", guard], env={"SCENARIO": name}, capture_output=True)
-    assert (done.returncode == 0) == (name in ("nightly", "long_ctx"))
+    assert (done.returncode == 0) == (name not in NO_NAMES)
+    assert (done.returncode == 0) == bool(re.fullmatch(NAME, name))
+
+
+def caches(scenario: str, run: str) -> list[dict[str, str]]:
+    """The inputs of the cache's steps, as a job of this scenario fills them in."""
+    filled = {"env.SCENARIO": scenario, "github.run_id": run, "github.run_attempt": "1"}
+    return [
+        {
+            name: re.sub(r"\$\{\{ (.*?) \}\}", lambda found: filled[found[1]], value)
+            for name, value in step["with"].items()
+        }
+        for step in steps(read(FOLDER / "nightly.yml"))
+        if "actions/cache/" in step.get("uses", "")
+    ]
+
+
+@pytest.mark.parametrize("scenario", ["nightly", "long_ctx"])
+def test_nightly_caches_the_scenario_that_it_measures(scenario: str) -> None:
+    restore, save = caches(scenario, "7")
+    assert restore["path"] == save["path"], "the cache goes by the paths too"
+    assert save["path"].split() == [f"results/history/*/{scenario}.parquet", f"results/{scenario}"]
+    assert save["key"].startswith(restore["restore-keys"])
+
+
+@pytest.mark.parametrize("other", ["nightly-7", "nightly.7", "nightly_7", "nightly7", "a-nightly"])
+def test_nightly_restores_no_other_scenario(other: str) -> None:
+    restore, _ = caches("nightly", "8")
+    _, save = caches(other, "7")
+    assert not save["key"].startswith(restore["restore-keys"]) and "," not in save["key"]
 
 
 def test_ci_does_what_the_script_does() -> None:
