@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -202,6 +203,33 @@ def test_a_cache_that_cannot_be_written(repository: Repository, tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(BuildUnavailable, match="cannot be written"):
         build_at(repository.first, repository.folder, tmp_path / "file")
+
+
+def test_a_python_whose_tarfile_knows_no_filter(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python 3.11.2 of Debian 12."""
+    extract = tarfile.TarFile.extractall
+
+    def without_filter(self: tarfile.TarFile, path: Path) -> None:
+        extract(self, path)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", without_filter)
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    build = build_at(repository.first, repository.folder, tmp_path)
+    assert (build.path[0] / "ctxsweep" / "__init__.py").is_file()
+
+
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python unpacks anything")
+def test_a_tree_that_points_outside_is_refused(repository: Repository, tmp_path: Path) -> None:
+    repository.git("checkout", "--quiet", repository.first)
+    link = repository.folder / "harness" / "outside"
+    link.symlink_to("/etc/hostname")
+    repository.git("add", str(link))
+    repository.git("commit", "--quiet", "--message", "a link")
+    with pytest.raises(BuildUnavailable, match=r"cannot be written: .*outside"):
+        build_at(repository.git("rev-parse", "HEAD"), repository.folder, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_default_place_is_the_cache_folder(

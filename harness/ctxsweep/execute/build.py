@@ -212,15 +212,23 @@ def _unpack(commit: str, repository: Path, tree: Path) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f".{commit[:10]}.", dir=tree.parent))
         try:
             with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-                tar.extractall(scratch, filter="data")
+                _extract(tar, scratch)
             (scratch / COMMIT_FILE).write_text(commit + "\n")
             scratch.chmod(0o755)
             scratch.rename(tree)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
+    except (OSError, tarfile.TarError) as error:
         if not tree.is_dir():  # else another process was first
-            raise BuildUnavailable(f"{tree} cannot be written: {error.strerror}") from error
+            why = getattr(error, "strerror", None) or error
+            raise BuildUnavailable(f"{tree} cannot be written: {why}") from error
+
+
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(folder, filter="data")
+    else:  # Python before 3.11.4; what is unpacked is the user's own tree
+        tar.extractall(folder)
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
