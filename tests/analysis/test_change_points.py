@@ -112,6 +112,31 @@ def test_exact_metrics_change_in_their_first_night() -> None:
     assert found([1024.0, 1023.9999999999998] * 20, exact=True) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "first_nights"),
+    [
+        ([100, 101], [1]),
+        ([100 * 1.01**night for night in range(6)], [1, 2, 3, 4, 5]),
+        ([100, 101, 100, 101, 100, 110], [1, 2, 3, 4, 5]),
+        ([0, 0, 5, 5, 0], [2, 4]),
+        ([0, 1e-9, 0, -1e-9], []),
+        ([2.0**40, 2.0**40 + 2**21], [1]),
+        ([2.0**40, 2.0**40 + 2**19], []),
+    ],
+)
+def test_every_step_of_an_exact_metric_is_a_point(
+    values: list[float], first_nights: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise OtavaMissing
+
+    monkeypatch.setattr(module, "_otava", missing)
+    points = found(values, exact=True)
+    assert [point.index for point in points] == first_nights
+    for point in points:
+        assert (point.before, point.after) == tuple(values[point.index - 1 : point.index + 1])
+
+
 def test_levels_of_zero_or_other_sign_have_no_relative_change() -> None:
     [point] = found([0.0] * 20 + [5.0] * 20, exact=True)
     assert (point.index, point.relative) == (20, None)

@@ -17,8 +17,8 @@ rates ``python -m ctxsweep.analysis.simulate_history`` measures:
 - where the nights of a level resemble their neighbours (a machine that has good and bad weeks), t
   is made smaller by what that resemblance costs, and the point must pass once more.
 
-Metrics that are read and not sampled, as bytes of a cache, need none of that: for them any change
-beyond rounding is a point, in its first night.
+Metrics that are read and not sampled, as bytes of a cache, need none of that: for them every step
+beyond rounding is a point, in its first night, and Otava is not asked.
 
 Otava's own dependencies (BigQuery, Slack, an old NumPy) do not fit beside ours and its analysis
 needs none of them: ``make`` installs the package alone into ``.venv/otava``.
@@ -62,7 +62,8 @@ class OtavaMissing(StoreError):
 
 
 class ChangePoint(Frozen):
-    """From the night ``index`` on, the metric is at another level. Means of the two levels."""
+    """From the night ``index`` on, the metric is at another level. Means of the two levels; of an
+    exact metric the values of the two nights."""
 
     index: int
     time: datetime
@@ -91,19 +92,8 @@ def change_points(
         raise ValueError("every night needs a finite value, a time and a commit")
     if len(array) < 2 or np.ptp(array) == 0:
         return []
-    limits = [0, *_split(array, exact), len(array)]
-    if not exact:
-        limits = _lasting(array, limits)
-    least = ROUNDING if exact else MIN_CHANGE
-    while len(limits) > 2:
-        shifts = _shifts(array, limits, 1.0 if exact else _resemblance(array, limits))
-        weakest = max(shifts, key=lambda shift: (shift.p_value, -shift.size))
-        if weakest.p_value <= MAX_P_VALUE:
-            weakest = min(shifts, key=lambda shift: shift.size)
-            if weakest.size >= least:
-                return [_named(shift, times, commits) for shift in shifts]
-        limits.remove(weakest.index)  # its neighbours are now judged anew
-    return []
+    shifts = _steps(array) if exact else _lasting_shifts(array)
+    return [_named(shift, times, commits) for shift in shifts]
 
 
 @dataclass(frozen=True)
@@ -120,6 +110,30 @@ class _Shift:
         """Change relative to the smaller level."""
         smaller = min(abs(self.before), abs(self.after))
         return abs(self.after - self.before) / smaller if smaller else np.inf
+
+
+def _steps(values: Array) -> list[_Shift]:
+    """Every night whose value differs from the night before by more than rounding."""
+    pairs = enumerate(pairwise(values.tolist()), start=1)
+    return [
+        _Shift(index, before, after, 0.0)
+        for index, (before, after) in pairs
+        if abs(after - before) > ROUNDING * max(abs(before), abs(after), 1.0)
+    ]
+
+
+def _lasting_shifts(values: Array) -> list[_Shift]:
+    """The steps between levels that Otava finds and that pass every limit of this module."""
+    limits = _lasting(values, [0, *_split(values), len(values)])
+    while len(limits) > 2:
+        shifts = _shifts(values, limits, _resemblance(values, limits))
+        weakest = max(shifts, key=lambda shift: (shift.p_value, -shift.size))
+        if weakest.p_value <= MAX_P_VALUE:
+            weakest = min(shifts, key=lambda shift: shift.size)
+            if weakest.size >= MIN_CHANGE:
+                return shifts
+        limits.remove(weakest.index)  # its neighbours are now judged anew
+    return []
 
 
 def _shifts(values: Array, limits: list[int], noise: float) -> list[_Shift]:
@@ -144,13 +158,12 @@ def _named(shift: _Shift, times: Sequence[datetime], commits: Sequence[str | Non
     )
 
 
-def _split(values: Array, exact: bool) -> list[int]:
+def _split(values: Array) -> list[int]:
     """Otava's change points: the first night of every new level."""
     otava, series = _otava(), values.tolist()
-    first_pass = 1.0 if exact else FIRST_PASS_P_VALUE
     with np.errstate(divide="ignore", invalid="ignore"):  # levels without any scatter
-        weak = otava.split(series, 2 * len(series), first_pass)
-        points = otava.merge(weak, series, MAX_P_VALUE, ROUNDING if exact else MIN_CHANGE)
+        weak = otava.split(series, 2 * len(series), FIRST_PASS_P_VALUE)
+        points = otava.merge(weak, series, MAX_P_VALUE, MIN_CHANGE)
     return [int(point.index) for point in points]
 
 
