@@ -6,10 +6,9 @@ import re
 
 from ctxsweep.records import Environment
 
-# What every maker writes into the name and nobody needs: marks, clock, graphics, cores said twice.
-_NOISE = re.compile(
-    r"\((?:r|tm|c)\)|®|™|@.*$|\bwith\s.+$|\b\d+-core\b|\b(?:processor|cpu|nvidia)\b", re.IGNORECASE
-)
+# What every maker writes into the name and nobody needs: marks, cores said twice.
+_NOISE = re.compile(r"\((?:r|tm|c)\)|®|™|\b\d+-core\b|\b(?:processor|cpu|nvidia)\b", re.IGNORECASE)
+_GRAPHICS = re.compile(r"\bwith\s.+$", re.IGNORECASE)
 
 
 def machine_slug(environment: Environment) -> str:
@@ -20,7 +19,16 @@ def machine_slug(environment: Environment) -> str:
     """
     if environment.gpu:
         return _slug(environment.gpu) or "gpu"
-    return f"{environment.physical_cores}-core-{_slug(environment.cpu_model) or 'cpu'}"
+    return f"{environment.physical_cores}-core-{_cpu_slug(environment.cpu_model) or 'cpu'}"
+
+
+def _cpu_slug(name: str) -> str:
+    """Without the graphics; the clock only where no model's number tells the machine apart."""
+    model, _, clock = name.partition("@")
+    slug = _slug(_GRAPHICS.sub(" ", model))
+    if re.search("[0-9]", slug):
+        return slug
+    return _slug(f"{slug} {_GRAPHICS.sub(' ', clock)}")
 
 
 def _slug(name: str) -> str:
