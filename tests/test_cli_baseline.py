@@ -306,6 +306,42 @@ def test_an_exchange_that_fails_puts_the_old_one_back(
     assert beside(results) == ["night"]
 
 
+@pytest.mark.parametrize("new_is_there", [True, False])
+def test_a_baseline_that_a_kill_left_elsewhere_is_named(
+    run: Run,
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    new_is_there: bool,
+) -> None:
+    """A kill between the two renames; the words say how it is put back."""
+    target = bless(run(), results, "Ada", "first")
+    before = said(results)
+
+    def killed(folder: Path, new: Path, old: Path) -> None:
+        folder.rename(old)
+        if not new_is_there:
+            new.rename(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(baselines, "_exchange", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bless(run(), results, "Ada", "second")
+    if not new_is_there:
+        assert baseline_of("night", HERE, results) == target
+        assert "cut off" not in listing(results, capsys)
+        return
+    (line,) = listing(results, capsys).splitlines()
+    assert line.startswith(f"{target}: a bless was cut off")
+    with pytest.raises(StoreError, match="a bless was cut off"):
+        baseline_of("night", HERE, results)
+    assert baseline_of("day", HERE, results) is None
+    subprocess.run(line.partition("put it back: ")[2], shell=True, check=True)
+    assert baseline_of("night", HERE, results) == target
+    assert said(results) == before
+    assert "cut off" not in listing(results, capsys)
+
+
 def listing(results: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     print_baselines(results)

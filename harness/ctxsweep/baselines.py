@@ -10,7 +10,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from pydantic import ValidationError
 
@@ -23,7 +25,11 @@ BLESSING_VERSION = 1
 BLESSED = "blessed.json"
 SUMMARY = "summary.json"
 COPIED = ("manifest.json", "records.jsonl")
-MADE = frozenset({*COPIED, SUMMARY, BLESSED, "report.html", "plots", "log.txt", ".lock"})
+BENCHMARKS = "bench.json"
+"""Where the nightly job puts a run's benchmarks, beside its records; copied if it is there."""
+MADE = frozenset(
+    {*COPIED, BENCHMARKS, SUMMARY, BLESSED, "report.html", "plots", "log.txt", ".lock"}
+)
 """What a run or a report writes; whatever else lies in a baseline's folder is a person's."""
 
 
@@ -55,21 +61,65 @@ def baselines_root(results: Path) -> Path:
 
 def baseline_folder(results: Path, environment: Environment, scenario: str) -> Path:
     """Where the baseline of a scenario on such a machine belongs. Raises ``StoreError``."""
-    if scenario != Path(scenario).name or scenario.startswith("."):
-        raise StoreError(f"'{scenario}' cannot be the name of a baseline's folder")
-    return baselines_root(results) / machine_slug(environment) / scenario
+    return baselines_root(results) / machine_slug(environment) / plain_name(scenario)
+
+
+def plain_name(name: str) -> str:
+    """The name of a scenario as one part of a path. Raises ``StoreError`` for any other."""
+    if not name or name != Path(name).name or name.startswith(".") or "\0" in name:
+        raise StoreError(
+            f"scenario {name!r}: cannot be the name of a folder; "
+            "a name without slashes that does not start with a dot can"
+        )
+    return name
 
 
 def baseline_of(scenario: str, environment: Environment, results: Path) -> Path | None:
-    """The baseline to compare such a run with; None if none was blessed for this machine."""
+    """The baseline to compare such a run with; None if none was blessed for this machine.
+
+    Raises ``StoreError`` if there was one and ``put`` was ended before it stood in its place again:
+    a gate must not take another base in silence.
+    """
     folder = baseline_folder(results, environment, scenario)
-    return folder if (folder / "manifest.json").is_file() else None
+    if (folder / "manifest.json").is_file():
+        return folder
+    for lost in lost_baselines(results):
+        if lost.folder == folder:
+            raise StoreError(lost.words)
+    return None
 
 
 def baselines(results: Path) -> tuple[Path, ...]:
     """All baselines, by machine and scenario."""
     found = (path.parent for path in baselines_root(results).glob("*/*/manifest.json"))
     return tuple(sorted(path for path in found if not path.name.startswith(".")))
+
+
+@dataclass(frozen=True)
+class LostBaseline:
+    """The baseline ``folder`` lies at ``now``: what put a new one in its place was ended."""
+
+    folder: Path
+    now: Path
+
+    @property
+    def words(self) -> str:
+        """What happened and what helps, in one line."""
+        return (
+            f"{self.folder}: a bless was cut off and left this baseline in {self.now}; "
+            f"put it back: mv {quote(str(self.now))} {quote(str(self.folder))}"
+        )
+
+
+def lost_baselines(results: Path) -> tuple[LostBaseline, ...]:
+    """Baselines that only a hidden folder of ``put`` still has, by machine and scenario."""
+    found = {}
+    for manifest in sorted(baselines_root(results).glob("*/.*/old/manifest.json")):
+        scratch = manifest.parents[1]
+        folder = scratch.with_name(scratch.name[1:].rpartition(".")[0] or scratch.name)
+        if not folder.exists():
+            found[folder] = LostBaseline(folder, manifest.parent)
+    return tuple(found.values())
 
 
 def read_blessing(folder: Path) -> Blessing | None:

@@ -7,8 +7,11 @@ written over.
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +22,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from ctxsweep.analysis.comparison import Kind
 from ctxsweep.analysis.metrics import METRICS
+from ctxsweep.baselines import plain_name
 from ctxsweep.store import StoreError
 
 HISTORY_VERSION = 1
@@ -41,6 +45,9 @@ SCHEMA: dict[str, Any] = {
     "n": pl.Int64(),
 }
 _FIGURE = ("kind", "series", "subject", "metric")
+LOCK_WAIT_S = 10.0
+"""How long to wait for another process that adds a run; it takes a fraction of a second."""
+_LOCK_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,9 @@ class Line:
 
 
 def place(results: Path, machine: str, scenario: str) -> Path:
-    """Where the history of a scenario on a machine (``machine_slug``) lies."""
-    return results / "history" / machine / f"{scenario}.parquet"
+    """Where the history of a scenario on a machine (``machine_slug``) lies. Raises ``StoreError``
+    for a scenario whose name is no plain name."""
+    return results / "history" / machine / f"{plain_name(scenario)}.parquet"
 
 
 def frame_of(stamp: Stamp, figures: Sequence[dict[str, Any]]) -> pl.DataFrame:
@@ -117,17 +125,19 @@ def read(path: Path) -> pl.DataFrame:
 def append(path: Path, frame: pl.DataFrame) -> None:
     """Add the rows of one or more runs; rows of these runs that are there already are replaced.
 
-    The file is replaced as a whole and is on disk on return. Raises ``StoreError`` for rows of
-    another form, or if the file that is there cannot be read; then it stays as it is.
+    The file is replaced as a whole and is on disk on return. Processes may add at once; one waits
+    for the other. Raises ``StoreError`` for rows of another form, or if the file that is there
+    cannot be read or another process keeps writing it; then it stays as it is.
     """
     if frame.schema != pl.Schema(SCHEMA):
         raise StoreError(f"{path}: these rows have not the columns of a history")
     new = frame.unique(["run_id", *_FIGURE], keep="first", maintain_order=True)
-    if path.exists():
-        old = read(path)
-        new = pl.concat([old.filter(~pl.col("run_id").is_in(new["run_id"].to_list())), new])
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, new.sort("time", "run_id", maintain_order=True))
+    with _held(path):
+        if path.exists():
+            old = read(path)
+            new = pl.concat([old.filter(~pl.col("run_id").is_in(new["run_id"].to_list())), new])
+        _write(path, new.sort("time", "run_id", maintain_order=True))
 
 
 def lines(frame: pl.DataFrame, nights: int) -> list[Line]:
@@ -161,6 +171,36 @@ def lines(frame: pl.DataFrame, nights: int) -> list[Line]:
 
 def _wrong_version(version: str | None) -> str:
     return "not a history of ctxsweep" if version is None else f"a history of version {version}"
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Nobody else adds to this history meanwhile; the system lets go when the process dies.
+
+    The lock's file stays: whoever waits for it would wait for one that is gone.
+    """
+    beside = path.with_name(f"{path.name}.lock")
+    lock = os.open(beside, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end = time.monotonic() + LOCK_WAIT_S
+        while not _locked(lock):
+            if time.monotonic() >= end:
+                raise StoreError(
+                    f"{path}: another process has been writing it for {LOCK_WAIT_S:g} s "
+                    f"(it holds {beside.name}); wait for it or end it first"
+                )
+            time.sleep(_LOCK_POLL_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write(path: Path, frame: pl.DataFrame) -> None:

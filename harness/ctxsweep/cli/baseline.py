@@ -12,14 +12,15 @@ from rich.table import Table
 
 from ctxsweep.analysis.samples import contended_share
 from ctxsweep.baselines import (
+    BENCHMARKS,
     BLESSED,
     COPIED,
     SUMMARY,
     Blessing,
     baseline_folder,
-    baseline_of,
     baselines,
     baselines_root,
+    lost_baselines,
     put,
     read_blessing,
 )
@@ -27,8 +28,6 @@ from ctxsweep.cli.errors import BadInput
 from ctxsweep.machine import machine_slug
 from ctxsweep.records import Environment, Record, Status
 from ctxsweep.store import RunFolder, StoreError, utc_now
-
-__all__ = ["baseline_of", "bless", "print_baselines"]
 
 UNSAID = "not said"
 MOST = 0.5
@@ -72,14 +71,21 @@ def bless(
 
 
 def print_baselines(results: Path) -> None:
-    """Print which run is the baseline of what, who said so, when and why."""
-    found = baselines(results)
-    if not found:
+    """Print which run is the baseline of what, who said so, when and why; last those that a bless
+    which was cut off has left elsewhere."""
+    found, lost = baselines(results), lost_baselines(results)
+    if found:
+        _print_table(found)
+    for one in lost:
+        _say(one.words)
+    if not found and not lost:
         _say(
             f"no baseline lies under {baselines_root(results)}/; "
             'make one: ctxsweep baseline bless RUN --why "..."'
         )
-        return
+
+
+def _print_table(found: Sequence[Path]) -> None:
     table = Table("machine", "scenario", "run", "build", "who", "when", "why", box=None)
     for path in found:
         cells = (path.parent.name, path.name, *_row(path))
@@ -162,7 +168,8 @@ def _files(folder: RunFolder, blessing: Blessing) -> dict[str, str]:
     from ctxsweep.cli.sweep import derive
 
     try:
-        copied = {name: (folder.path / name).read_text(encoding="utf-8") for name in COPIED}
+        there = [name for name in (*COPIED, BENCHMARKS) if (folder.path / name).is_file()]
+        copied = {name: (folder.path / name).read_text(encoding="utf-8") for name in there}
     except ValueError as error:
         raise StoreError(f"{folder.path}: not UTF-8 ({error})") from error
     return {
