@@ -74,8 +74,53 @@ def test_quiet_and_short_histories() -> None:
     flat = history(60, figures(1), cv=0.01)
     assert sentence(trend_of(flat)) == "No shift in 10 metrics over the last 60 nights."
     assert sentence(trend_of(flat.head(40))).endswith("need 6 nights or more to show a shift.")
-    assert sentence(trend_of(flat.head(10))).startswith("The first night: ")
+    first = "The first night. Measured times need 6 nights or more to show a shift."
+    assert sentence(trend_of(flat.head(10))) == first
     assert len(trend_of(history(70, figures(1))).runs) == 60
+
+
+def test_few_nights_are_not_called_flat(tmp_path: Path) -> None:
+    for nights, told, of_group in (
+        (6, "over the last 6 nights. Few nights: only large shifts", "no shift seen yet"),
+        (15, "can be seen yet.", "no shift seen yet"),
+        (16, "over the last 16 nights.", "no shift"),
+    ):
+        frame = history(nights, figures(1), cv=0.01)
+        said = sentence(trend_of(frame))
+        assert said.startswith("No shift in 10 metrics") and told in said
+        assert ("Few nights" in said) == (nights < 16)
+        text = build_trend(frame, tmp_path).read_text(encoding="utf-8")
+        assert re.findall(r"<summary>gqa<span>10 metrics, ([^<]+)</span>", text) == [of_group]
+    shifted = history(8, figures(1), steps={2: (4, 0.01)})
+    assert re.search(r"1 metric shifted.*\. Few nights: ", sentence(trend_of(shifted)))
+
+
+def test_what_ended_is_no_quiet_metric(tmp_path: Path) -> None:
+    """A cell that ends in oom for 30 nights, another metric in the last one, one of it shifted."""
+    whole = history(60, figures(1), steps={2: (10, 0.01)})
+    cell = (pl.col("subject") == "gqa at 1K") & (pl.col("time") > START.replace(day=31))
+    slope = (pl.col("kind") == "curve") & (pl.col("run_id") == "run-059")
+    frame = whole.filter(~cell & ~slope)
+    said = sentence(trend_of(frame))
+    assert said.startswith("1 metric shifted in the last 60 nights: gqa at 1K: cache_used_bytes +1")
+    assert said.endswith(
+        ". 4 metrics are no longer measured: gqa as a + b·n: itl_s.slope (last on 2025-04-28), "
+        "gqa at 1K: itl_s (last on 2025-03-31), gqa at 1K: prefill_s (last on 2025-03-31), "
+        "and 1 more."
+    )
+    page = build_trend(frame, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    held = re.findall(r'<h3 id="title-metric-\d+">([^<]+)</h3><span>([^<]+)</span>', text)
+    assert len(held) == len(data_of(page)["specs"]) == 10
+    assert [("last on" in latest) for _, latest in held] == [True] * 4 + [False] * 6
+    assert held[1] == ("gqa at 1K: itl_s", held[1][1]) and held[1][1].endswith(
+        ", last on 2025-03-31"
+    )
+    order = ("No longer measured</h2>", "title-metric-0", "Shifted</h2>", "title-metric-4")
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    quiet = whole.filter(~cell).drop_nulls("run_id").filter(pl.col("subject") == "gqa at 8K")
+    assert "No longer measured" not in render_trend(trend_of(quiet))
 
 
 def test_many_shifts_are_counted() -> None:
@@ -90,7 +135,10 @@ def test_without_otava_the_page_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(change_points, "_otava", missing)
     frame = history(9, figures(1))
-    assert sentence(trend_of(frame)).startswith("Change points were not looked for: Apache Otava")
+    said = sentence(trend_of(frame))
+    assert said.startswith("Change points of measured times were not looked for: Apache Otava")
+    stepped = history(9, figures(1), steps={2: (4, 0.01)})
+    assert re.match(r"1 metric shifted .*\. Change points of measured", sentence(trend_of(stepped)))
     words = Elements(build_trend(frame, tmp_path).read_text(encoding="utf-8")).words
     assert "make nightly or make test brings it" in words
     assert "metrics, no shift" not in words

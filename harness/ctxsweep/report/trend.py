@@ -39,7 +39,10 @@ from ctxsweep.store import write_atomic
 
 NIGHTS = 60
 NAMED = 3
-"""Shifts that the sentence names."""
+"""Metrics that a sentence names."""
+MANY_NIGHTS = 16
+"""From here on no shift says something: of 8 + 8 nights a step of 10% is found nearly always, of
+3 + 3 nights hardly one of 20%."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ class Trend:
         """Metrics with change points; worse ones first, the largest first."""
         found = [(line, points) for line, points in self.lines if points]
         return sorted(found, key=lambda pair: _weight(pair[0], pair[1][-1]), reverse=True)
+
+    @property
+    def ended(self) -> list[Line]:
+        """Metrics without a figure of the last night: what ended last first."""
+        found = [line for line, _ in self.lines if not self.measured(line)]
+        return sorted(found, key=lambda line: line.times[-1], reverse=True)
+
+    def measured(self, line: Line) -> bool:
+        """Whether the last night has a figure of it."""
+        return line.run_ids[-1] == self.runs[-1]
 
 
 def trend_of(frame: pl.DataFrame, nights: int = NIGHTS) -> Trend:
@@ -85,21 +98,49 @@ def trend_of(frame: pl.DataFrame, nights: int = NIGHTS) -> Trend:
 
 
 def sentence(trend: Trend) -> str:
-    """``2 metrics shifted in the last 60 nights: ...``; the first line of page and terminal."""
-    count, few = len(trend.runs), 2 * MIN_NIGHTS
-    shifted = trend.shifted
-    if trend.not_looked_for:
-        return f"Change points were not looked for: {trend.not_looked_for}."
+    """``2 metrics shifted in the last 60 nights: ...``; the first line of page and terminal.
+
+    After it what the page cannot know: metrics that ended, and shifts that few nights do not show.
+    """
+    said = [_shifts_in_words(trend), _ended_in_words(trend.ended), _caution(trend)]
+    return " ".join(filter(None, said))
+
+
+def _shifts_in_words(trend: Trend) -> str:
+    count, shifted = len(trend.runs), trend.shifted
+    if shifted:
+        named = _named([f"{_name(line)} {_since(line, points[-1])}" for line, points in shifted])
+        return f"{_counted(len(shifted))} shifted in the last {count} nights: {named}."
     if count == 1:
-        return f"The first night: measured times need {few} nights or more to show a shift."
-    if not shifted:
-        need = "" if count >= few else f" Measured times need {few} nights or more to show a shift."
-        metrics = _counted(len(trend.lines))
-        return f"No shift in {metrics} over the last {count} nights.{need}"
-    named = [f"{_name(line)} {_since(line, points[-1])}" for line, points in shifted[:NAMED]]
-    more = len(shifted) - len(named)
-    named += [f"and {more} more"] if more else []
-    return f"{_counted(len(shifted))} shifted in the last {count} nights: {', '.join(named)}."
+        return "The first night."
+    if trend.not_looked_for:
+        return ""
+    metrics = _counted(sum(trend.measured(line) for line, _ in trend.lines))
+    return f"No shift in {metrics} over the last {count} nights."
+
+
+def _ended_in_words(ended: Sequence[Line]) -> str:
+    if not ended:
+        return ""
+    named = _named([f"{_name(line)} ({_last_on(line)})" for line in ended])
+    verb = "is" if len(ended) == 1 else "are"
+    return f"{_counted(len(ended))} {verb} no longer measured: {named}."
+
+
+def _caution(trend: Trend) -> str:
+    count, least = len(trend.runs), 2 * MIN_NIGHTS
+    if trend.not_looked_for:
+        return f"Change points of measured times were not looked for: {trend.not_looked_for}."
+    if count < least:
+        return f"Measured times need {least} nights or more to show a shift."
+    if count < MANY_NIGHTS:
+        return "Few nights: only large shifts of measured times can be seen yet."
+    return ""
+
+
+def _named(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
 
 
 def build_trend(frame: pl.DataFrame, out_dir: Path) -> Path:
@@ -118,18 +159,17 @@ def render_trend(trend: Trend) -> str:
     """The page as text."""
     names = list(dict.fromkeys(line.series for line, _ in trend.lines))
     dates = [_date(time) for time in trend.times]
-    ordered = trend.shifted + [pair for pair in trend.lines if not pair[1]]
     cards = [
         {
             "id": f"metric-{index}",
             "series": line.series,
             "metric": line.metric,
             "title": _name(line),
-            "latest": shown(line).text(line.values[-1]),
-            "shifted": bool(points),
+            "latest": _latest(trend, line),
+            "place": place,
             "spec": _spec(line, points, trend.runs, dates, names.index(line.series)),
         }
-        for index, (line, points) in enumerate(ordered)
+        for index, (place, line, points) in enumerate(_in_order(trend))
     ]
     configs = {mode.name: theme.vega_config(mode) for mode in (theme.LIGHT, theme.DARK)}
     specs = {card["id"]: card.pop("spec") for card in cards}
@@ -139,14 +179,38 @@ def render_trend(trend: Trend) -> str:
         sentence=sentence(trend),
         span=" to ".join(dict.fromkeys(map(moment, (trend.times[0], trend.times[-1])))),
         shifts=[_shift_row(line, p) for line, points in trend.shifted for p in points],
-        shifted=[card for card in cards if card["shifted"]],
-        groups=_groups([card for card in cards if not card["shifted"]], names),
+        ended=[card for card in cards if card["place"] == "ended"],
+        shifted=[card for card in cards if card["place"] == "shifted"],
+        groups=_groups([card for card in cards if card["place"] == "rest"], names),
+        unshifted=_unshifted(trend),
         limits={"p": f"{MAX_P_VALUE:g}", "change": f"{MIN_CHANGE:.0%}", "nights": MIN_NIGHTS},
         light=theme.LIGHT,
         dark=theme.DARK,
         data=_as_script({"specs": specs, "configs": configs}),
         vega=Markup(vl_convert.javascript_bundle(vl_version=vegalite_version())),
     )
+
+
+def _in_order(trend: Trend) -> list[tuple[str, Line, tuple[ChangePoint, ...]]]:
+    """Every metric once, under the heading it stands under: ended, shifted or rest."""
+    points_of = {id(line): points for line, points in trend.lines}
+    ended = [("ended", line, points_of[id(line)]) for line in trend.ended]
+    shifted = [("shifted", line, p) for line, p in trend.shifted if trend.measured(line)]
+    rest = [("rest", line, p) for line, p in trend.lines if not p and trend.measured(line)]
+    return ended + shifted + rest
+
+
+def _latest(trend: Trend, line: Line) -> str:
+    """The last figure, with its night where that is not the last one."""
+    written = shown(line).text(line.values[-1])
+    return written if trend.measured(line) else f"{written}, {_last_on(line)}"
+
+
+def _unshifted(trend: Trend) -> str:
+    """What is said of a group without shifts."""
+    if trend.not_looked_for:
+        return ""
+    return "no shift" if len(trend.runs) >= MANY_NIGHTS else "no shift seen yet"
 
 
 def _groups(cards: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -190,6 +254,10 @@ def _name(line: Line) -> str:
 def _since(line: Line, point: ChangePoint) -> str:
     commit = f" ({point.commit[:SHORT_COMMIT]})" if point.commit else ""
     return f"{change_text(line, point)} since {point.time:%Y-%m-%d}{commit}"
+
+
+def _last_on(line: Line) -> str:
+    return f"last on {line.times[-1]:%Y-%m-%d}"
 
 
 def _date(time: datetime) -> str:
