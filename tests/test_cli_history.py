@@ -32,7 +32,9 @@ def test_a_run_begins_a_history_and_is_in_it_once(
 ) -> None:
     bench = tmp_path / "bench.json"
     stats = {"median": 1e-3, "iqr": 1e-5, "rounds": 20}
-    bench.write_text(json.dumps({"benchmarks": [{"name": "test_op", "stats": stats}]}))
+    bench.write_text(
+        json.dumps({"benchmarks": [{"name": "test_op", "fullname": "test_op", "stats": stats}]})
+    )
     for file in (None, bench, bench):
         path = add_to_history(run, tmp_path / "results", file)
     manifest = json.loads((run / "manifest.json").read_text())
@@ -47,7 +49,27 @@ def test_a_run_begins_a_history_and_is_in_it_once(
     page = show_trend(scenario, tmp_path / "results")
     assert page == path.parent / scenario / "trend.html"
     said = capsys.readouterr().out
-    assert said.startswith("The first night: ") and str(page) in said
+    assert said.startswith("The first night. ") and str(page) in said
+
+
+def test_a_nights_own_benchmarks_stay_with_it(run: Path, tmp_path: Path) -> None:
+    """However it is added, and once more by hand."""
+    bench = run / "bench.json"
+    stats = {"median": 1e-3, "iqr": 1e-5, "rounds": 20}
+    bench.write_text(
+        json.dumps({"benchmarks": [{"name": "test_op", "fullname": "test_op", "stats": stats}]})
+    )
+    for file in (bench, None):
+        path = add_to_history(run, tmp_path / "results", file)
+        assert read(path).filter(kind="bench")["subject"].to_list() == ["test_op"]
+    other = tmp_path / "other.json"
+    other.write_text(
+        json.dumps(
+            {"benchmarks": [{"name": "test_other", "fullname": "test_other", "stats": stats}]}
+        )
+    )
+    path = add_to_history(run, tmp_path / "results", other)
+    assert read(path).filter(kind="bench")["subject"].to_list() == ["test_other"]
 
 
 def test_a_run_that_was_cut_off_is_refused(run: Path, tmp_path: Path) -> None:

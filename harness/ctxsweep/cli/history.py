@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ctxsweep.analysis.history import append, place, read
 from ctxsweep.analysis.history_rows import bench_rows, rows_of, stamp_of
+from ctxsweep.cli.compare import BENCHMARKS
 from ctxsweep.cli.errors import BadInput
 from ctxsweep.cli.sweep import derive
 from ctxsweep.report.trend import build_trend, sentence, trend_of
@@ -17,8 +18,9 @@ from ctxsweep.store import RunFolder
 
 def add_to_history(run: Path, results: Path, bench: Path | None) -> Path:
     """Add a run's figures, and those of a pytest-benchmark file as a part of it; the history's
-    path. A run that is there already is replaced.
+    path. ``bench``: default: the run's own ``bench.json``, if it has one.
 
+    A run that is there already is replaced as a whole, benchmarks of a file elsewhere too.
     Raises ``StoreError`` for a run, a file or a history that cannot be read, ``BadInput`` for a
     run without any figure.
     """
@@ -31,6 +33,9 @@ def add_to_history(run: Path, results: Path, bench: Path | None) -> Path:
     summary = derive(folder)
     stamp = stamp_of(summary)
     rows = rows_of(summary)
+    own = folder.path / BENCHMARKS
+    if bench is None and own.is_file():
+        bench = own
     if bench is not None:
         rows = pl.concat([rows, bench_rows(bench, stamp)])
     if rows.is_empty():
