@@ -36,6 +36,21 @@ def only(*changes: object) -> Comparison:
     return compared.everything().model_copy(update={"changes": changes})
 
 
+def test_a_page_that_cannot_be_replaced_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = build_comparison(only(), tmp_path)
+    before = page.read_bytes()
+
+    def refuse(self: Path, to: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        build_comparison(compared.everything(), tmp_path)
+    assert page.read_bytes() == before
+
+
 def test_page_is_whole_and_loads_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     found = Elements(text)

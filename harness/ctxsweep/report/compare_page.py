@@ -27,6 +27,7 @@ from ctxsweep.report.compare_words import (
 )
 from ctxsweep.report.page import PNG_SCALE, vegalite_version
 from ctxsweep.report.rendering import render
+from ctxsweep.store import write_atomic
 
 PLOT_COLUMNS = 3
 MOST_PANELS = 12
@@ -66,7 +67,7 @@ def build_comparison(comparison: Comparison, out_dir: Path) -> Path:
     forests = compare_forest.forests(comparison)
     _write_plots(panels, forests, out_dir / "plots")
     page = out_dir / "compare.html"
-    page.write_text(_page(comparison, panels, forests), encoding="utf-8")
+    write_atomic(page, _page(comparison, panels, forests))
     return page
 
 
