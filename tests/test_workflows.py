@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -219,6 +220,34 @@ def test_nightly_restores_no_other_scenario(other: str) -> None:
     restore, _ = caches("nightly", "8")
     _, save = caches(other, "7")
     assert not save["key"].startswith(restore["restore-keys"]) and "," not in save["key"]
+
+
+def in_the_guide(start: str) -> str:
+    """The line of a code block of the guide that starts with this."""
+    text = (ROOT / "docs/nightly.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    [found] = [ln.strip() for ln in "".join(blocks).splitlines() if ln.strip().startswith(start)]
+    return found
+
+
+@pytest.mark.parametrize(("code", "bisect"), [(0, 0), (3, 1), (1, 125), (2, 125), (130, 125)])
+def test_the_guide_bisects_by_regressions_alone(code: int, bisect: int, tmp_path: Path) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    command = tmp_path / ".venv/bin/ctxsweep"
+    command.write_text(f"#!/bin/sh\nexit {code}\n")
+    command.chmod(0o755)
+    line = in_the_guide("git bisect run").removeprefix("git bisect run ")
+    assert subprocess.run(line, shell=True, cwd=tmp_path).returncode == bisect
+
+
+def test_the_guide_finds_old_runs_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / "results/nightly" / name / "plots").mkdir(parents=True)
+    for name in ("old/plots", "old", "."):
+        os.utime(tmp_path / "results/nightly" / name, (0, 0))
+    line = in_the_guide("find ")
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["results/nightly/old"]
 
 
 def test_ci_does_what_the_script_does() -> None:
