@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 from xml.etree import ElementTree
 
 import pytest
@@ -51,6 +53,8 @@ def results(measured: Path, tmp_path: Path) -> Path:
     """That run, twice: ``smoke~1`` and ``smoke``."""
     for name in ("20260101T000000Z-aaaaaa", "20260102T000000Z-bbbbbb"):
         shutil.copytree(measured, tmp_path / "smoke" / name)
+        named = {"run_id": name}
+        edit_manifest(tmp_path / "smoke" / name, lambda data, named=named: data.update(named))
     return tmp_path
 
 
@@ -229,8 +233,27 @@ def test_of_another_machine_bytes_are_compared_and_times_are_not(results: Path) 
 def test_a_run_of_the_first_schema_is_still_compared(results: Path) -> None:
     done = ctxsweep("compare", OLD_RUN, "smoke", "--results", results)
     assert done.exit_code == 0, done.output
-    done = ctxsweep("compare", OLD_RUN, OLD_RUN, "--results", results)
-    assert done.output.startswith("No regression"), done.output
+
+
+def test_a_run_is_not_compared_with_itself(results: Path) -> None:
+    for names in (("smoke", "smoke"), (results / "smoke", "smoke"), (OLD_RUN, OLD_RUN)):
+        done = ctxsweep("compare", *names, "--results", results)
+        assert done.exit_code == 2 and "is on both sides" in done.output, done.output
+
+
+def test_runs_of_several_builds_are_no_side(results: Path, measured: Path) -> None:
+    edit_manifest(newest(results), lambda data: data["environment"].update(commit="f" * 40))
+    done = ctxsweep("compare", results / "smoke", measured, "--results", results)
+    assert done.exit_code == 2 and "not of one build" in done.output, done.output
+
+
+def test_another_procedure_is_another_measurement_of_times(results: Path) -> None:
+    edit_manifest(
+        newest(results), lambda data: data["scenario"]["procedure"].update(warmup_tokens=2)
+    )
+    done = ctxsweep("compare", "smoke~1", "smoke", "--results", results, "-v")
+    assert "procedure.warmup_tokens: 8 → 2" in done.output.replace("\n", " "), done.output
+    assert "bytes_per_token" in done.output
 
 
 def test_benchmarks_are_compared_with_benchmarks_alone(results: Path) -> None:
@@ -257,7 +280,9 @@ def test_a_recheck_needs_the_machine_of_the_run(results: Path) -> None:
 @pytest.fixture
 def quick_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The static table has tests of its own, and takes minutes."""
-    monkeypatch.setattr(nightly, "_kernels", lambda folder: ("left out", False))
+    kernels = import_module("ctxsweep.cli.kernels")  # the command has the same name
+    judge = create_autospec(kernels.judge_kernels, return_value=0)
+    monkeypatch.setattr(kernels, "judge_kernels", judge)
 
 
 def a_night(results: Path, *more: str) -> Result:
@@ -269,7 +294,7 @@ def a_night(results: Path, *more: str) -> Result:
             "--out",
             results,
             "--set",
-            "regression.recheck_rounds=2",
+            "regression.recheck_rounds=4",
             *more,
         )
     )
@@ -292,7 +317,9 @@ def test_two_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_kerne
     assert json.loads((runs[-1] / "comparison.json").read_text())["base"]["run_ids"] == [
         runs[0].name
     ]
-    assert page.read_text().count("## Nightly smoke") == 2
+    first_line = page.read_text().splitlines()[0]
+    assert first_line.startswith("**Not compared: nothing to compare with"), first_line
+    assert page.read_text().count("Nightly smoke, ") == 2
     histories = list((results / "history").rglob("*.parquet"))
     assert len(histories) == 1
     assert read_environment("cpu", 1).cpu_model in page.read_text()

@@ -41,7 +41,7 @@ class Regression(Frozen):
         "parameter: itl_s.slope: 0.1.",
     )
     recheck_rounds: int = Field(
-        8, ge=2, le=1000, description="Times that a suspect is measured again, in turn with base."
+        8, ge=4, le=1000, description="Times that a suspect is measured again, in turn with base."
     )
     recheck_s: float = Field(
         600.0, gt=0, le=7 * 86400, description="Time for measuring suspects again, at most."

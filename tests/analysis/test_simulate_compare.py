@@ -38,7 +38,6 @@ from ctxsweep.analysis.simulate_compare import (
 from ctxsweep.analysis.simulate_machine import CELLS, CONTEXTS, SAMPLES, SENTINELS, Machine
 from ctxsweep.analysis.simulate_rules import PLAN, compare_samples
 from ctxsweep.records import Cell, Record, Sample, Series, Status
-from ctxsweep.scenario_regression import Regression
 
 COUNT = 80
 LOUD = Machine("normal", 0.10, "none")
@@ -96,7 +95,7 @@ def test_with_rounds_taken_for_surer_than_they_are_it_would_alarm(
         found = change.paired_contrast(differences)
         return replace(found, error=found.error / 10)
 
-    monkeypatch.setattr(simulate_compare, "PLAN", Regression(recheck_rounds=3))
+    monkeypatch.setattr(simulate_compare, "PLAN", PLAN.model_copy(update={"recheck_rounds": 3}))
     assert false_alarms(LOUD, COUNT).tables["with recheck"] <= FEW
     monkeypatch.setattr(level_table, "paired_contrast", surer)
     assert false_alarms(LOUD, COUNT).tables["with recheck"] > 2 * FEW

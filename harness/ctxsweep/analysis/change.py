@@ -7,8 +7,9 @@ adds what the samples show to what they cannot: two processes that do the same c
 sentinel, or from the table itself.
 
 SLOW needs both: the ratio is significantly above 1 with the whole table in view (Benjamini and
-Hochberg 1995, one-sided, at the alarm rate), and it exceeds the threshold. In a table of equal
-builds the first alone keeps the chance of any alarm at the alarm rate.
+Hochberg 1995, one-sided, at the alarm rate), and it exceeds the threshold. That holds against noise
+and scatter within the runs. A machine that is slower throughout one of them is seen by its ceilings
+alone, if at all: what settles an alarm is measuring again, both builds in turn (``recheck.py``).
 """
 
 from __future__ import annotations
@@ -123,8 +124,9 @@ def contrast(base: Sequence[Level], new: Sequence[Level], between: Between | Non
     for side in (base, new):
         known = [(level.variance, level.freedom) for level in side if level.variance is not None]
         parts += [(variance / len(side) ** 2, freedom) for variance, freedom in known]
-        if between is not None:
-            parts.append((between.variance / len(side), between.freedom))
+    if between is not None:  # one estimate for both sides
+        sides = 1 / len(base) + 1 / len(new)
+        parts.append((between.variance * sides, between.freedom))
     total = sum(variance for variance, _ in parts)
     squares = sum(variance**2 / freedom for variance, freedom in parts)
     return Contrast(
@@ -183,11 +185,16 @@ def significant(p_values: Sequence[float], rate: float) -> list[bool]:
     return [bool(value <= limit) for value in p]
 
 
-def is_suspect(found: Contrast | None, threshold: float, outcome: Outcome) -> bool:
-    """Whether a line is worth measuring again: an alarm, or what may be one in the noise."""
+def is_suspect(
+    found: Contrast | None, threshold: float, outcome: Outcome, shift: float = 0.0
+) -> bool:
+    """Whether a line is worth measuring again: an alarm, or what may be one in the noise.
+
+    On a machine that became faster (``shift`` below 0) also what did not become so.
+    """
     if found is None or outcome not in ("SLOW", "AMBG"):
         return False
-    return bool(found.difference > np.log1p(threshold))
+    return bool(found.difference - min(0.0, shift) > np.log1p(threshold))
 
 
 def _within(found: Contrast, limit: float) -> bool:

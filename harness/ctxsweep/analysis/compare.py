@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ctxsweep.analysis.comparable import obstacles, remarks
-from ctxsweep.analysis.compare_cells import compare_cells
+from ctxsweep.analysis.comparable import Obstacle, obstacles, remarks
+from ctxsweep.analysis.compare_cells import Cells, compare_cells
 from ctxsweep.analysis.compare_curves import compare_curves, undecided
 from ctxsweep.analysis.comparison import Comparison, NotCompared, Scatter, Side
 from ctxsweep.analysis.lines import Line, Run, judged, shifted
 from ctxsweep.analysis.summarise import summarise
-from ctxsweep.records import Ceilings, Environment
+from ctxsweep.records import Ceilings, Environment, Record
 from ctxsweep.scenario_regression import Regression
+from ctxsweep.store import difference
 
 MACHINE_SHIFT = 0.10
 """Change of the machine's own rates from which on times are judged by what goes beyond it."""
 RATES = {"prefill_s": "matmul", "itl_s": "read"}
+ORDERLY = ("order", "sentinel")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Party:
     runs: tuple[Run, ...]
     environment: Environment | None
     order: tuple[str, ...] = ()
+    procedure: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Any] = field(default_factory=dict)
     planned: int | None = None
     """Cells that the runs were to have, all together."""
 
@@ -93,8 +98,9 @@ def compare(
 
 def compare_runs(base: Party, new: Party, plan: Regression, across: Collection[str] = ()) -> Table:
     """The lines of cells and curves, not judged yet."""
-    between = obstacles(base.environment, new.environment)
-    cells = compare_cells(base.runs, new.runs, plan, between, across)
+    between = (*obstacles(base.environment, new.environment), *_procedures(base, new))
+    budgets = "; ".join(f"budgets.{text}" for text in difference(base.budgets, new.budgets))
+    cells = compare_cells(base.runs, new.runs, plan, between, across, budgets)
     shifts = _machine_shifts(base, new)
     table = Table(
         lines=shifted(cells.lines, shifts),
@@ -106,7 +112,7 @@ def compare_runs(base: Party, new: Party, plan: Regression, across: Collection[s
         + _told(shifts),
     )
     if len(base.runs) == len(new.runs) == 1:
-        curves = _curves(base, new, plan, cells.lines)
+        curves = _curves(base, new, plan, cells)
         table.lines += shifted(curves.lines, shifts)
         table.not_compared += curves.not_compared
     else:
@@ -122,27 +128,42 @@ def _missing(party: Party, which: str) -> list[str]:
     return [f"the {which} run is not complete: {have} of {party.planned} cells"]
 
 
-def _curves(base: Party, new: Party, plan: Regression, cells: Sequence[Line]) -> Table:
+def _procedures(base: Party, new: Party) -> list[Obstacle]:
+    """How a cell is measured is not in its key. The order and the sentinel move no figure."""
+    was, now = ({k: v for k, v in p.procedure.items() if k not in ORDERLY} for p in (base, new))
+    if not was or not now:
+        return []
+    return [Obstacle("settings", f"procedure.{text}") for text in difference(was, now)]
+
+
+def _curves(base: Party, new: Party, plan: Regression, cells: Cells) -> Table:
+    """Curves over the cells that both runs have."""
+    shared = set.intersection(*({_place(r) for r in p.runs[0].records} for p in (base, new)))
     before, after = (
         summarise(
             scenario=party.scenario,
             question="",
             run_id=party.runs[0].run_id,
             started_at=party.runs[0].started_at,
-            records=party.runs[0].records,
+            records=[r for r in party.runs[0].records if _place(r) in shared],
             order=party.order,
         )
         for party in (base, new)
     )
-    compared = {line.change.series for line in cells if line.change.metric != "status"}
-    timed = {line.change.series for line in cells if not line.settled}
-    names = {one.name for one in after.series}
-    table = Table(list(compare_curves(before, after, plan, names - timed, names - compared)))
+    changes = [line.change for line in cells.lines]
+    comparable = {(c.series, c.batch_size, c.metric) for c in changes}
+    spreads = {spread.metric: spread for spread in cells.scatter}
+    table = Table(list(compare_curves(before, after, plan, comparable, spreads)))
     count = undecided(before, after)
     if count:
         reason = "their growth is undecided in both runs"
         table.not_compared.append(NotCompared(what="curves", count=count, reason=reason))
     return table
+
+
+def _place(record: Record) -> tuple[str, int, int, str]:
+    cell = record.cell
+    return cell.series.name, cell.batch_size, cell.context_tokens, cell.role
 
 
 def _machine_shifts(base: Party, new: Party) -> dict[str, float]:
@@ -153,8 +174,9 @@ def _machine_shifts(base: Party, new: Party) -> dict[str, float]:
     rates = [_best(party) for party in (base, new)]
     found = {}
     for metric, rate in RATES.items():
-        if rate in rates[0] and rate in rates[1]:
-            shift = float(np.log(rates[0][rate] / rates[1][rate]))
+        common = [name for name in rates[0] if name in rates[1] and name.startswith(rate)]
+        if common:
+            shift = float(np.median([np.log(rates[0][name] / rates[1][name]) for name in common]))
             if abs(shift) > np.log1p(MACHINE_SHIFT):
                 found[metric] = shift
     return found
@@ -162,11 +184,11 @@ def _machine_shifts(base: Party, new: Party) -> dict[str, float]:
 
 def _best(party: Party) -> dict[str, float]:
     seen: list[Ceilings] = [r.ceilings for run in party.runs for r in run.records if r.ceilings]
-    matmul = [rate for one in seen for rate in one.matmul_flops_per_s.values()]
-    best = {
-        "read": max((one.read_bytes_per_s for one in seen), default=0.0),
-        "matmul": max(matmul, default=0.0),
-    }
+    best: dict[str, float] = {}
+    for one in seen:
+        rates = {f"matmul {dtype}": rate for dtype, rate in one.matmul_flops_per_s.items()}
+        for name, rate in {**rates, "read": one.read_bytes_per_s}.items():
+            best[name] = max(rate, best.get(name, 0.0))
     return {name: rate for name, rate in best.items() if rate > 0}
 
 

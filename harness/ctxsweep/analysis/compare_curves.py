@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ctxsweep.analysis.change import Level, contrast, level_of_estimate
-from ctxsweep.analysis.comparison import Change
+from ctxsweep.analysis.comparison import Change, Scatter
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.lines import Line, exact_line, settled_line
 from ctxsweep.analysis.metrics import METRICS
+from ctxsweep.analysis.scatter import between
 from ctxsweep.analysis.summary import Crossover, ScalingClass, Summary, Verdict
 from ctxsweep.scenario_regression import PARAMETER_THRESHOLD, Regression
 
 COEFFICIENTS = {"a": "intercept", "b": "slope", "c": "bend"}
 ORDER: dict[ScalingClass, int] = {"O(1)": 0, "O(n)": 1, "O(n²)": 2}
+HELD = {"held_bytes": "cache_used_bytes"}
+Curve = tuple[str, int, str]
+"""Series, batch size, metric."""
 PER_TOKEN = {"intercept": "", "slope": " per token", "bend": " per token²"}
 
 
@@ -24,31 +28,32 @@ def compare_curves(
     base: Summary,
     new: Summary,
     plan: Regression,
-    exact_only: Collection[str],
-    skip: Collection[str],
+    comparable: Collection[Curve],
+    spreads: Mapping[str, Scatter],
 ) -> Iterator[Line]:
-    """Lines for every curve that both runs have.
+    """Lines for every curve that both runs have and that is ``comparable``.
 
-    Of the series in ``exact_only`` times are not comparable, those in ``skip`` not at all.
+    ``spreads`` are the scatter between processes by metric: what a fit shows of it is little.
     """
     earlier = {(v.series, v.batch_size, v.metric): v for v in base.verdicts}
     for verdict in new.verdicts:
         was = earlier.get((verdict.series, verdict.batch_size, verdict.metric))
-        timed = not METRICS[verdict.metric].exact
-        if was is None or verdict.series in skip or (timed and verdict.series in exact_only):
+        if was is None or (verdict.series, verdict.batch_size, verdict.metric) not in comparable:
             continue
         if was.scaling == verdict.scaling == "undecided":
             continue
         yield _class_line(was, verdict)
         if was.scaling == verdict.scaling != "undecided":
-            yield from _parameter_lines(was, verdict, plan)
+            yield from _parameter_lines(was, verdict, plan, spreads.get(verdict.metric))
     known = {(c.metric, c.first, c.second, c.batch_size): c for c in base.crossovers}
     for crossover in new.crossovers:
         before = known.get(
             (crossover.metric, crossover.first, crossover.second, crossover.batch_size)
         )
-        names = {crossover.first, crossover.second}
-        if before is not None and not names & {*skip, *exact_only}:
+        metric = HELD.get(crossover.metric, crossover.metric)
+        names = (crossover.first, crossover.second)
+        both = {(name, crossover.batch_size, metric) for name in names}
+        if before is not None and both <= set(comparable):
             found = _crossover_line(before, crossover, plan)
             if found is not None:
                 yield found
@@ -94,22 +99,28 @@ def _class_line(was: Verdict, now: Verdict) -> Line:
     return settled_line(change, "SLOW" if worse else "FAST", now.evidence)
 
 
-def _parameter_lines(was: Verdict, now: Verdict, plan: Regression) -> Iterator[Line]:
+def _parameter_lines(
+    was: Verdict, now: Verdict, plan: Regression, spread: Scatter | None
+) -> Iterator[Line]:
+    exact = METRICS[was.metric].exact
     for key, name in COEFFICIENTS.items():
         first, second = was.coefficients.get(key), now.coefficients.get(key)
         if first is None or second is None:
             continue
+        if exact and name == "intercept" and now.scaling != "O(1)":
+            continue  # of bytes that grow it is what pages round; the cells say the rest
         change = _change(now, name, plan.threshold(f"{was.metric}.{name}")).model_copy(
             update={"base": first, "new": second}
         )
-        if METRICS[was.metric].exact:
+        if exact:
             yield exact_line(change)
             continue
         # The interval of a fit is as free as its points leave it.
         freedom = max(1.0, min(was.points, now.points) - len(was.coefficients))
         levels = [_fitted(estimate, freedom) for estimate in (first, second)]
         if levels[0] is not None and levels[1] is not None:
-            yield Line(change, contrast([levels[0]], [levels[1]], None))
+            apart = None if spread is None else between(spread)
+            yield Line(change, contrast([levels[0]], [levels[1]], apart))
 
 
 def _fitted(estimate: Estimate, freedom: float) -> Level | None:

@@ -12,6 +12,8 @@ from ctxsweep.analysis.comparison import Change, Outcome
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.records import Record
 
+UNBORNE_CLASS = "another class, but no cell of the curve is slower beyond chance"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -82,7 +84,7 @@ def _with_outcome(line: Line, outcome: Outcome) -> Change:
         "outcome": outcome,
         "ratio": found.ratio if found else None,
         "p_value": found.p_worse if found else None,
-        "suspect": is_suspect(found, line.change.threshold, outcome),
+        "suspect": is_suspect(found, line.change.threshold, outcome, line.shift),
         "why": line.change.why or _why(line, outcome),
     }
     return line.change.model_copy(update=update)
@@ -114,8 +116,7 @@ def _classes_borne_out(changes: Sequence[Change]) -> list[Change]:
         metric, _, parameter = change.metric.partition(".")
         alone = (change.series, change.batch_size, metric) not in worse
         if parameter == "class" and change.outcome == "SLOW" and alone:
-            why = "another class, but no cell of the curve is slower beyond chance"
-            change = change.model_copy(update={"outcome": "AMBG", "why": why})
+            change = change.model_copy(update={"outcome": "AMBG", "why": UNBORNE_CLASS})
         result.append(change)
     return result
 

@@ -7,7 +7,7 @@ had, a false alarm has to come about anew among the few suspects, at the same al
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,16 @@ from ctxsweep.analysis.change import (
 )
 from ctxsweep.analysis.compare_cells import CONTENDABLE, level_of
 from ctxsweep.analysis.comparison import Change, Comparison, Outcome, Recheck
+from ctxsweep.analysis.lines import UNBORNE_CLASS
 from ctxsweep.analysis.metrics import measure
 from ctxsweep.records import Record, Status
 
 MOST_PER_CURVE = 2
-MIN_ROUNDS = 2
+MIN_ROUNDS = 4
+"""Fewer overrule no alarm: a t test of two or three pairs misses what is plain."""
 
-Place = tuple[str, int, int]
+Curve = tuple[str, int, str]
+"""Series, batch size, metric."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,22 @@ class Again:
 
 
 def suspects(comparison: Comparison) -> tuple[Change, ...]:
-    """The lines to be measured again: of every curve the two that stand out most, and alarms.
+    """The lines to be measured again: of every curve the two cells that stand out most.
 
-    A status or a class cannot be, and bytes need not be: they are read, not sampled.
+    Where a parameter of the curve alone is slower, its two longest cells. A status cannot be
+    measured again, bytes need not be.
     """
-    curves: dict[tuple[str, int, str], list[Change]] = defaultdict(list)
+    curves: dict[Curve, list[Change]] = defaultdict(list)
+    alarmed = {_curve(c) for c in comparison.changes if c.kind == "curve" and c.outcome == "SLOW"}
     for change in comparison.changes:
-        if change.kind == "cell" and change.suspect and change.metric in CONTENDABLE:
-            curves[change.series, change.batch_size, change.metric].append(change)
+        if change.kind == "cell" and change.metric in CONTENDABLE:
+            curves[_curve(change)].append(change)
     chosen: list[Change] = []
-    for lines in curves.values():
-        ranked = sorted(lines, key=lambda c: (c.outcome != "SLOW", c.p_value or 0.0))
+    for curve, lines in curves.items():
+        ranked = [line for line in lines if line.suspect]
+        ranked.sort(key=lambda c: (c.outcome != "SLOW", c.p_value or 0.0))
+        if not ranked and curve in alarmed:
+            ranked = sorted(lines, key=lambda c: -(c.context_tokens or 0))
         chosen += ranked[:MOST_PER_CURVE]
     return tuple(chosen)
 
@@ -61,8 +69,9 @@ def settled(
 ) -> Comparison:
     """The comparison with the suspects judged by what was measured again.
 
-    An alarm of the first table that was not borne out becomes AMBG, on curves that were not
-    chosen too; fewer than two rounds settle nothing, and then the alarms stand as they are.
+    An alarm that was not borne out becomes AMBG, and so do other alarms of its curve. Fewer than
+    ``MIN_ROUNDS`` rounds settle nothing, and then the alarms stand. The new build alone can clear
+    an alarm and not raise one: the machine may have changed since the base was measured.
     """
     seen = {id(change): _seen(change, rounds) for change in chosen}
     known = [change for change in chosen if seen[id(change)] is not None]
@@ -74,6 +83,8 @@ def settled(
     again: dict[int, Change] = {}
     for change, found, outcome in zip(known, contrasts, outcomes, strict=True):
         assert found is not None
+        if not interleaved and change.outcome != "SLOW" and outcome == "SLOW":
+            outcome = "AMBG"
         recheck = Recheck(
             rounds=len(rounds),
             interleaved=interleaved,
@@ -130,17 +141,26 @@ def _figure(change: Change, records: Sequence[Record]) -> Level | None:
 
 
 def _borne_out(changes: Sequence[Change]) -> list[Change]:
-    """Alarms on times that rest on cells of which none was borne out are none."""
-    state: Mapping[tuple[str, int, str], list[Change]] = defaultdict(list)
+    """Alarms on times that rest on cells of which none was borne out are none; a class that got
+    worse is one if a cell of its curve was."""
+    state: dict[Curve, bool] = {}
     for change in changes:
         if change.kind == "cell" and change.recheck is not None:
-            state[change.series, change.batch_size, change.metric].append(change)
+            known = state.get(_curve(change), False)
+            state[_curve(change)] = known or change.outcome == "SLOW"
     result = []
     for change in changes:
-        rechecked = state.get((change.series, change.batch_size, change.metric.split(".")[0]), [])
-        alone = change.recheck is None and change.outcome == "SLOW" and change.kind != "bench"
-        if alone and rechecked and not any(c.outcome == "SLOW" for c in rechecked):
+        borne_out = state.get(_curve(change)) if change.kind != "bench" else None
+        alone = change.recheck is None
+        if alone and change.outcome == "SLOW" and borne_out is False:
             why = "its curve was measured again, and no suspect was borne out"
             change = change.model_copy(update={"outcome": "AMBG", "why": why})
+        elif borne_out and change.why == UNBORNE_CLASS:
+            why = "another class, and a cell of the curve was slower again"
+            change = change.model_copy(update={"outcome": "SLOW", "why": why})
         result.append(change)
     return result
+
+
+def _curve(change: Change) -> Curve:
+    return change.series, change.batch_size, change.metric.partition(".")[0]

@@ -23,20 +23,24 @@ Groups = Sequence[Sequence[Level]]
 Pairs = Sequence[tuple[Sequence[Level], Sequence[Level]]]
 
 
-def scatter(metric: str, repeated: Groups, sentinels: Groups, lines: Pairs) -> Scatter:
+def scatter(
+    metric: str, repeated: Groups, sentinels: Groups, lines: Pairs, runs: int = 0
+) -> Scatter:
     """The scatter of a metric, from the best source that there is.
 
-    ``repeated``: levels of one cell in several runs of one build; ``sentinels``: those of one
-    run's sentinel; ``lines``: levels of base and new of every line of the table, whose ratios
-    scatter around their median by chance alone if few of them changed.
+    ``repeated``: levels of one cell in several runs of one build, with the freedom that ``runs``
+    leave (a run may move all of its cells alike); ``sentinels``: those of one run's sentinel;
+    ``lines``: levels of base and new of every line of the table, whose ratios scatter around
+    their median by chance alone if few of them changed.
     """
-    for groups, source in (
-        (repeated, "runs of the same build"),
-        (sentinels, "the sentinel, measured through both runs"),
+    for groups, most, source in (
+        (repeated, float(runs), "runs of the same build"),
+        (sentinels, ENDLESS, "the sentinel, measured through both runs"),
     ):
         freedom = float(sum(len(group) - 1 for group in groups))
-        if freedom >= MIN_FREEDOM:
-            return _found(metric, _pooled(groups, freedom), freedom, source)
+        claimed = min(freedom, most)
+        if claimed >= MIN_FREEDOM:
+            return _found(metric, _pooled(groups, freedom), claimed, source)
     if len(lines) >= MIN_LINES:
         freedom = MAD_EFFICIENCY * (len(lines) - 1)
         return _found(metric, _of_table(lines), freedom, "the ratios of the whole table")

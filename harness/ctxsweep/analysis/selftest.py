@@ -175,7 +175,7 @@ def process_scatter(rounds: Rounds, metric: str) -> Scatter:
         for line in rounds.lines
         if line[2] == metric
     ]
-    return scatter(metric, groups, [], [])
+    return scatter(metric, groups, [], [], 2 * len(rounds.tables) - 1)
 
 
 def metrics_of(rounds: Rounds) -> Collection[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from ctxsweep.analysis.comparable import ACROSS, obstacles
+from ctxsweep.analysis.comparable import ACROSS, blocking, obstacles
 from ctxsweep.analysis.compare import Party, Table, compare
 from ctxsweep.analysis.compare_bench import (
     Benchmarks,
@@ -18,9 +18,9 @@ from ctxsweep.analysis.compare_bench import (
     is_benchmarks,
     read_benchmarks,
 )
-from ctxsweep.analysis.comparison import Comparison
+from ctxsweep.analysis.comparison import Comparison, NotCompared
 from ctxsweep.analysis.lines import Run, judged
-from ctxsweep.baselines import baseline_of
+from ctxsweep.baselines import BENCHMARKS, baseline_of
 from ctxsweep.cli import find
 from ctxsweep.cli.errors import BadInput
 from ctxsweep.cli.recheck import measured_again
@@ -29,11 +29,9 @@ from ctxsweep.report.compare_markdown import markdown
 from ctxsweep.report.compare_page import build_comparison
 from ctxsweep.report.compare_terminal import print_comparison
 from ctxsweep.scenario_regression import Regression
-from ctxsweep.store import RunFolder, run_folders, write_atomic
+from ctxsweep.store import Manifest, RunFolder, run_folders, write_atomic
 
 BASELINE = "baseline"
-BENCHMARKS = "bench.json"
-"""Where the nightly job puts a run's benchmarks, beside its records."""
 EARLIER = re.compile(r"(?P<name>.+)~(?P<back>\d+)")
 
 
@@ -90,11 +88,29 @@ def compare_named(
 def compare_runs_of(
     base: Runs, new: Runs, plan: Regression, across: Collection[str] = ()
 ) -> Comparison:
-    """Two sides as one table, with the benchmarks that lie beside the runs."""
+    """Two sides as one table, with the benchmarks that lie beside the runs.
+
+    Raises ``BadInput`` if a run is on both sides: it is no slower than itself.
+    """
+    both = {run.run_id for run in base.party.runs} & {run.run_id for run in new.party.runs}
+    if both:
+        raise BadInput(
+            f"{sorted(both)[0]} is on both sides; name an older run as the base, such as "
+            f"{new.party.scenario}~1, or measure again"
+        )
     files = [side.folders[-1].path / BENCHMARKS for side in (base, new)]
+    there = [file.is_file() for file in files]
     more = None
-    if all(file.is_file() for file in files):
+    found = obstacles(base.party.environment, new.party.environment)
+    between = [o for o in blocking(found, across) if o.package is None]
+    if all(there) and between:
+        reason = "; ".join(o.text for o in between)
+        more = Table(not_compared=[NotCompared(what="benchmarks", count=1, reason=reason)])
+    elif all(there):
         more = compare_benchmarks(*map(read_benchmarks, files), plan, across)
+    elif any(there):
+        reason = f"the {'new' if there[0] else 'base'} run has none beside it"
+        more = Table(not_compared=[NotCompared(what="benchmarks", count=1, reason=reason)])
     return compare(base.party, new.party, plan, across, more)
 
 
@@ -138,19 +154,32 @@ def open_runs(paths: Sequence[Path], label: str) -> Runs:
     if len(names) > 1:
         raise BadInput(f"{label}: holds runs of several scenarios ({', '.join(sorted(names))})")
     manifest = folders[-1].manifest
-    for folder in folders:
-        here = obstacles(folder.manifest.environment, manifest.environment)
-        if here and len(folders) > 1:
-            raise BadInput(f"{label}: its runs are not of one kind ({here[0].text})")
+    for folder in folders[:-1]:
+        _require_alike(label, folder.manifest, manifest)
     party = Party(
         label=f"{label} ({manifest.run_id})" if len(runs) == 1 else f"{label} ({len(runs)} runs)",
         scenario=manifest.scenario_name,
         runs=tuple(runs),
         environment=manifest.environment,
         order=tuple(str(one["name"]) for one in manifest.scenario.get("series", ())),
+        procedure=manifest.scenario.get("procedure", {}),
+        budgets=manifest.scenario.get("budgets", {}),
         planned=sum(len(folder.manifest.order) for folder in folders),
     )
     return Runs(folders, party)
+
+
+def _require_alike(label: str, one: Manifest, other: Manifest) -> None:
+    """Runs of a side are of one build on one machine: else what changed passes for scatter."""
+    here = obstacles(one.environment, other.environment)
+    builds = [(e.commit, e.dirty) for e in (one.environment, other.environment) if e]
+    why = here[0].text if here else ""
+    if not why and builds[0] != builds[1]:
+        why = f"commit: {builds[0][0]} → {builds[1][0]}"
+    if why:
+        raise BadInput(
+            f"{label}: its runs are not of one build and machine ({why}); name a single run"
+        )
 
 
 def with_thresholds(runs: Runs | None, given: Sequence[str]) -> Regression:

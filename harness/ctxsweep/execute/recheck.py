@@ -24,8 +24,8 @@ from ctxsweep.measure.environment import physical_cores
 from ctxsweep.records import Cell, Record, Status
 from ctxsweep.scenario import Budgets, Procedure, Scenario
 
-LEAST_ROUNDS = 2
-"""What one round says cannot be told from the chance of its two children."""
+LEAST_ROUNDS = 4
+"""What fewer rounds say cannot be told from the chance of their children."""
 BROKEN = (Status.ERROR, Status.UNSUPPORTED)
 
 
