@@ -88,3 +88,22 @@ def test_another_machine_is_not_compared_unless_asked(data: dict[str, Any], tmp_
     assert not table.lines and entry.count == 4
     assert entry.reason == "cpu_model: AMD EPYC → Another CPU"
     assert len(compared(data, tmp_path, "machine").lines) == 4
+
+
+def test_what_all_benchmarks_have_in_common_is_taken_for_the_machine(tmp_path: Path) -> None:
+    data = json.loads(REAL.read_text())
+    one = data["benchmarks"][0]
+    for factor, name in ((1.0, "base.json"), (1.08, "new.json")):
+        data["benchmarks"] = []
+        for i in range(12):
+            by = factor * (1.5 if i == 3 and factor > 1 else 1)
+            times = [by * value for value in one["stats"]["data"]]
+            stats = one["stats"] | {"data": times, "median": by * one["stats"]["median"]}
+            named = {"name": f"op{i}", "fullname": f"tests/bench/bench_ops.py::op{i}"}
+            data["benchmarks"].append(one | named | {"stats": stats})
+        (tmp_path / name).write_text(json.dumps(data))
+    base, new = (read_benchmarks(tmp_path / name) for name in ("base.json", "new.json"))
+    table = compare_benchmarks(base, new, Regression())
+    slow = [c.subject for c in judged(table.lines, 0.01) if c.outcome == "SLOW"]
+    assert slow == ["op3"]
+    assert any("+8% together" in text for text in table.differences)

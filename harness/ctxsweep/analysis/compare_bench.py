@@ -16,7 +16,7 @@ from ctxsweep.analysis.comparison import Change, NotCompared, Side
 from ctxsweep.analysis.estimate import Z95
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.lines import Line
-from ctxsweep.analysis.scatter import between, scatter
+from ctxsweep.analysis.scatter import MIN_LINES, between, scatter
 from ctxsweep.scenario_regression import Regression
 
 ASKED_BY = {"implementation": "settings", "device": "machine", "threads": "threads"}
@@ -118,15 +118,29 @@ def _alike(
 
 
 def _add_lines(table: Table, pairs: list[tuple[Benchmark, Benchmark]], plan: Regression) -> None:
+    """Lines, each judged by what goes beyond the change that all have in common.
+
+    Nothing in the file tells a slower machine from code that all benchmarks run; the history does
+    show such a change.
+    """
     if not pairs:
         return
     levels = [((_level(was.stats),), (_level(now.stats),)) for was, now in pairs]
     spread = scatter("time_s", [], [], levels)
     table.scatter.append(spread)
     threshold = plan.threshold("time_s")
-    for (_, benchmark), (was, now) in zip(pairs, levels, strict=True):
+    contrasts = [contrast(was, now, between(spread)) for was, now in levels]
+    common = 0.0
+    if len(pairs) >= MIN_LINES:
+        common = float(np.median([found.difference for found in contrasts]))
+    if abs(common) > np.log1p(threshold):
+        table.differences.append(
+            f"all benchmarks changed by {np.expm1(common):+.0%} together, which is taken for the "
+            "machine: each is judged by what goes beyond that"
+        )
+    for (_, benchmark), (was, now), found in zip(pairs, levels, contrasts, strict=True):
         change = _change(benchmark, was[0], now[0], threshold)
-        table.lines.append(Line(change, contrast(was, now, between(spread))))
+        table.lines.append(Line(change, found, shift=common))
 
 
 def _level(stats: Stats) -> Level:
