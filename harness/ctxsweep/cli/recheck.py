@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ctxsweep.cli.compare import Runs
 
 
+ROUND_CELL_S = 1.0
+"""Time for timing the decode of a cell in one round."""
+
+
 class _Counting(Unwatched):
     """Says of every round that it began."""
 
@@ -107,12 +111,16 @@ def _cells(chosen: Sequence[Change], new: Runs) -> list[Cell]:
 
 def _settings(scenario: object) -> Settings:
     try:
-        return Settings.of(Scenario.model_validate(scenario))
+        plan = Scenario.model_validate(scenario)
     except ValidationError as error:
         raise BadInput(
             "--recheck: the run was measured with a scenario that this version does not know "
             f"({error.errors()[0]['msg']})"
         ) from error
+    # Rounds are the repetitions: many short ones tell more than few long ones.
+    short = {"repeats": 1, "max_cell_s": min(plan.procedure.max_cell_s, ROUND_CELL_S)}
+    procedure = plan.procedure.model_copy(update=short)
+    return Settings.of(plan.model_copy(update={"procedure": procedure}))
 
 
 def _require_same_machine(then: Environment | None) -> None:
