@@ -51,6 +51,21 @@ FAULTS = (
         ),
     ),
     Fault(
+        "spin",
+        "decode spins for 10% of its step, which is exact where a sleep is not",
+        (
+            (
+                DECODE,
+                "        import time\n\n"
+                "        start = time.perf_counter()\n"
+                f"{DECODE}"
+                "        end = start + 1.1 * (time.perf_counter() - start)\n"
+                "        while time.perf_counter() < end:\n"
+                "            pass\n",
+            ),
+        ),
+    ),
+    Fault(
         "copy",
         "as many bytes as the cache has are copied at every step of decode",
         (

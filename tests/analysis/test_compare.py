@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conftest import build_record
+from synthetic_records import build_record
 
 from ctxsweep.analysis.compare import Party, compare
 from ctxsweep.analysis.comparison import Change, Comparison
@@ -82,6 +82,22 @@ def test_slower_decode_is_named_by_cell_metric_and_size() -> None:
     assert {(f"gqa at {n}K", "itl_s") for n in (1, 2, 4, 8, 16)} <= alarms
     assert not any(c.series == "mha" or c.metric == "prefill_s" for c in found.regressions)
     assert line(found, "gqa at 4K", "itl_s").ratio.value == pytest.approx(1.1, rel=0.02)
+
+
+def test_without_a_sentinel_the_table_alone_alarms_nobody() -> None:
+    """Cells of one child move together: what they scatter by is less than what two runs do."""
+
+    def cells(records: Sequence[Record]) -> list[Record]:
+        return [r for r in records if r.cell.role == "measure"]
+
+    names = ("mha", "mqa", "mla", "mamba2", "gqa")
+    slow = cells(run(1, step_s=lambda n: 1.3 * step(n), series=names))
+    base = cells(run(0, series=names))
+    found = compare(party("base", base), party("new", slow), Regression())
+    assert not found.regressions
+    assert "sentinel" in line(found, "gqa at 4K", "itl_s").why
+    assert {c.series for c in suspects(found)} == {"gqa"}
+    assert settled(found, suspects(found), rounds(1.3, 0.02)).regressions
 
 
 def test_five_percent_more_bytes_per_token_are_sure() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import build_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_history import figure, history, stamp
 from polars.testing import assert_frame_equal
+from synthetic_records import build_record
 
 from ctxsweep.analysis.history import (
     HISTORY_VERSION,

@@ -21,7 +21,7 @@ from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.lines import Line, Run, exact_line, settled_line
 from ctxsweep.analysis.metrics import METRICS, measure
 from ctxsweep.analysis.samples import contended_share, step_times
-from ctxsweep.analysis.scatter import between, scatter
+from ctxsweep.analysis.scatter import between, is_guess, scatter
 from ctxsweep.analysis.wording import context_label
 from ctxsweep.records import Record, Status
 from ctxsweep.scenario_regression import THRESHOLDS, Regression
@@ -287,7 +287,8 @@ def _timed_lines(
         if found.error == 0 and name.endswith(PEAK):  # an allocator that always does the same
             yield exact_line(change)
         else:
-            yield Line(change, found if found.error > 0 else None)
+            unsure = name in CONTENDABLE and is_guess(spreads[name])
+            yield Line(change, found if found.error > 0 else None, unsure=unsure)
 
 
 def _estimate(side: Sequence[Level], spread: Between) -> Estimate:

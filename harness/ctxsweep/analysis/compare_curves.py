@@ -12,7 +12,7 @@ from ctxsweep.analysis.comparison import Change, Scatter
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.lines import Line, exact_line, settled_line
 from ctxsweep.analysis.metrics import METRICS
-from ctxsweep.analysis.scatter import between
+from ctxsweep.analysis.scatter import between, is_guess
 from ctxsweep.analysis.summary import Crossover, ScalingClass, Summary, Verdict
 from ctxsweep.scenario_regression import PARAMETER_THRESHOLD, Regression
 
@@ -120,7 +120,8 @@ def _parameter_lines(
         levels = [_fitted(estimate, freedom) for estimate in (first, second)]
         if levels[0] is not None and levels[1] is not None:
             apart = None if spread is None else between(spread)
-            yield Line(change, contrast([levels[0]], [levels[1]], apart))
+            unsure = spread is not None and is_guess(spread)
+            yield Line(change, contrast([levels[0]], [levels[1]], apart), unsure=unsure)
 
 
 def _fitted(estimate: Estimate, freedom: float) -> Level | None:

@@ -12,6 +12,10 @@ from ctxsweep.analysis.comparison import Change, Outcome
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.records import Record
 
+UNKNOWN_SCATTER = (
+    "beyond chance only if two runs scatter as little as their cells: without a sentinel nobody "
+    "knows; measure it again (--recheck)"
+)
 UNBORNE_CLASS = "another class, but no cell of the curve is slower beyond chance"
 
 
@@ -28,13 +32,15 @@ class Run:
 class Line:
     """A change without its outcome. ``contrast`` None: it is settled by itself, or has no error.
 
-    ``shift`` is what the machine itself changed by, as a logarithm.
+    ``shift`` is what the machine itself changed by, as a logarithm. ``unsure``: nothing measured
+    how far apart two processes come out, so that the error is a guess.
     """
 
     change: Change
     contrast: Contrast | None = None
     shift: float = 0.0
     settled: bool = False
+    unsure: bool = False
 
 
 def exact_line(change: Change) -> Line:
@@ -80,12 +86,13 @@ def _settled(change: Change, outcome: Outcome, ratio: Estimate | None) -> Line:
 
 def _with_outcome(line: Line, outcome: Outcome) -> Change:
     found = line.contrast
+    told: Outcome = "AMBG" if line.unsure and outcome in ("SLOW", "FAST") else outcome
     update = {
-        "outcome": outcome,
+        "outcome": told,
         "ratio": found.ratio if found else None,
         "p_value": found.p_worse if found else None,
         "suspect": is_suspect(found, line.change.threshold, outcome, line.shift),
-        "why": line.change.why or _why(line, outcome),
+        "why": line.change.why or (_why(line, outcome) if told == outcome else UNKNOWN_SCATTER),
     }
     return line.change.model_copy(update=update)
 

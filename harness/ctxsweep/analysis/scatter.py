@@ -19,6 +19,8 @@ ASSUMED = 0.02
 CAUTION = 0.25
 """Standard errors of itself that the scatter of few repetitions is taken larger: what came out
 small by chance would make alarms."""
+TABLE = "the ratios of the whole table"
+NOTHING = "assumed: no sentinel, and few cells"
 Groups = Sequence[Sequence[Level]]
 Pairs = Sequence[tuple[Sequence[Level], Sequence[Level]]]
 
@@ -43,8 +45,14 @@ def scatter(
             return _found(metric, _pooled(groups, freedom), claimed, source)
     if len(lines) >= MIN_LINES:
         freedom = MAD_EFFICIENCY * (len(lines) - 1)
-        return _found(metric, _of_table(lines), freedom, "the ratios of the whole table")
-    return _found(metric, ASSUMED**2, ENDLESS, "assumed: no sentinel, and few cells")
+        return _found(metric, _of_table(lines), freedom, TABLE)
+    return _found(metric, ASSUMED**2, ENDLESS, NOTHING)
+
+
+def is_guess(found: Scatter) -> bool:
+    """Whether it comes of no measurement: cells of one child move together, and a table of them
+    shows less than two runs differ by."""
+    return found.source in (TABLE, NOTHING)
 
 
 def between(found: Scatter) -> Between:

@@ -65,8 +65,12 @@ class Trend:
 
     @property
     def ended(self) -> list[Line]:
-        """Metrics without a figure of the last night: what ended last first."""
-        found = [line for line, _ in self.lines if not self.measured(line)]
+        """Metrics without a figure of the last night: what ended last first.
+
+        A law that was not fitted this time is none: noise makes a curve's form come and go.
+        """
+        lines = (line for line, _ in self.lines if line.kind != "curve")
+        found = [line for line in lines if not self.measured(line)]
         return sorted(found, key=lambda line: line.times[-1], reverse=True)
 
     def measured(self, line: Line) -> bool:
@@ -115,7 +119,7 @@ def _shifts_in_words(trend: Trend) -> str:
         return "The first night."
     if trend.not_looked_for:
         return ""
-    metrics = _counted(sum(trend.measured(line) for line, _ in trend.lines))
+    metrics = _counted(len(trend.lines) - len(trend.ended))
     return f"No shift in {metrics} over the last {count} nights."
 
 
@@ -195,8 +199,9 @@ def _in_order(trend: Trend) -> list[tuple[str, Line, tuple[ChangePoint, ...]]]:
     """Every metric once, under the heading it stands under: ended, shifted or rest."""
     points_of = {id(line): points for line, points in trend.lines}
     ended = [("ended", line, points_of[id(line)]) for line in trend.ended]
-    shifted = [("shifted", line, p) for line, p in trend.shifted if trend.measured(line)]
-    rest = [("rest", line, p) for line, p in trend.lines if not p and trend.measured(line)]
+    gone = {id(line) for line in trend.ended}
+    shifted = [("shifted", line, p) for line, p in trend.shifted if id(line) not in gone]
+    rest = [("rest", line, p) for line, p in trend.lines if not p and id(line) not in gone]
     return ended + shifted + rest
 
 
