@@ -84,10 +84,15 @@ def compare(
     table = compare_runs(base, new, plan, across)
     if more is not None:
         table.add(more)
+    return concluded(new.scenario, base.side, new.side, table, plan)
+
+
+def concluded(scenario: str, base: Side, new: Side, table: Table, plan: Regression) -> Comparison:
+    """A table judged as one."""
     return Comparison(
-        scenario=new.scenario,
-        base=base.side,
-        new=new.side,
+        scenario=scenario,
+        base=base,
+        new=new,
         alarm_rate=plan.alarm_rate,
         changes=judged(table.lines, plan.alarm_rate),
         not_compared=tuple(table.not_compared),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from ctxsweep.analysis.comparable import ACROSS, blocking, obstacles
-from ctxsweep.analysis.compare import Party, Table, compare
+from ctxsweep.analysis.compare import Party, Table, compare, concluded
 from ctxsweep.analysis.compare_bench import (
     Benchmarks,
     compare_benchmarks,
@@ -19,7 +19,7 @@ from ctxsweep.analysis.compare_bench import (
     read_benchmarks,
 )
 from ctxsweep.analysis.comparison import Comparison, NotCompared
-from ctxsweep.analysis.lines import Run, judged
+from ctxsweep.analysis.lines import Run
 from ctxsweep.baselines import BENCHMARKS, baseline_of
 from ctxsweep.cli import find
 from ctxsweep.cli.errors import BadInput
@@ -214,17 +214,8 @@ def _sides(base: str | None, new: str | None, results: Path) -> tuple[Runs, Runs
 def _of_benchmarks(
     base: Benchmarks, new: Benchmarks, plan: Regression, across: Collection[str]
 ) -> Comparison:
-    table: Table = compare_benchmarks(base, new, plan, across)
-    return Comparison(
-        scenario="benchmarks",
-        base=base.side,
-        new=new.side,
-        alarm_rate=plan.alarm_rate,
-        changes=judged(table.lines, plan.alarm_rate),
-        not_compared=tuple(table.not_compared),
-        differences=tuple(table.differences),
-        scatter=tuple(table.scatter),
-    )
+    table = compare_benchmarks(base, new, plan, across)
+    return concluded("benchmarks", base.side, new.side, table, plan)
 
 
 def _baseline(other: Runs, results: Path) -> Path:
