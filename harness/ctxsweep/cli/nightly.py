@@ -19,18 +19,11 @@ from ctxsweep.analysis.comparison import Comparison
 from ctxsweep.analysis.lines import judged
 from ctxsweep.baselines import BENCHMARKS, baseline_of
 from ctxsweep.cli import find
-from ctxsweep.cli.compare import (
-    BASELINE,
-    Runs,
-    compare_runs_of,
-    open_runs,
-    runs_named,
-    with_thresholds,
-    write_comparison,
-)
+from ctxsweep.cli.compare import compare_runs_of, with_thresholds, write_comparison
 from ctxsweep.cli.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_REGRESSION, BadInput
 from ctxsweep.cli.history import add_to_history, show_trend
 from ctxsweep.cli.recheck import measured_again
+from ctxsweep.cli.sides import BASELINE, Runs, open_runs, runs_named
 from ctxsweep.cli.sweep import sweep_and_report
 from ctxsweep.machine import machine_slug
 from ctxsweep.report.compare_markdown import markdown

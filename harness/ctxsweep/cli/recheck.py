@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -12,16 +11,13 @@ from rich.console import Console
 from ctxsweep.analysis.comparison import Change, Comparison
 from ctxsweep.analysis.recheck import Again, settled, suspects
 from ctxsweep.cli.errors import BadInput
+from ctxsweep.cli.sides import Runs
 from ctxsweep.execute.build import Build, BuildUnavailable, build_of
 from ctxsweep.execute.recheck import Round, Settings, Unwatched, measure_again
 from ctxsweep.measure.environment import read_environment
 from ctxsweep.records import Cell, Environment
 from ctxsweep.scenario import Scenario
 from ctxsweep.scenario_regression import Regression
-
-if TYPE_CHECKING:
-    from ctxsweep.cli.compare import Runs
-
 
 ROUND_CELL_S = 1.0
 """Time for timing the decode of a cell in one round."""
