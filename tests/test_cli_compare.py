@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner, Result
 
-from ctxsweep.cli import app, nightly
+from ctxsweep.cli import app, find, nightly
 from ctxsweep.measure.environment import read_environment
 from ctxsweep.store import StoreError
 
@@ -155,6 +155,7 @@ def test_thresholds_may_be_given(results: Path) -> None:
         (("--threshold", "itl_s"), "write METRIC=SHARE, as itl_s=5%"),
         (("--threshold", "itl=5%"), "itl is unknown; valid: prefill_s, itl_s"),
         (("--threshold", "itl_s=-1"), "thresholds.itl_s"),
+        (("--threshold", "itl_s=5"), "did you mean itl_s=5%?"),
         (("--across", "moods"), "unknown; valid: machine, threads, versions"),
     ],
 )
@@ -216,6 +217,37 @@ def test_a_partial_base_is_compared_as_far_as_it_goes(results: Path) -> None:
     assert done.exit_code == 0
     assert "the base run is not complete: 5 of 8 cells" in done.output
     assert "only in the new run" in done.output
+
+
+def test_a_gate_that_sees_no_times_or_not_all_cells_is_not_green(results: Path) -> None:
+    gate = ("compare", "smoke~1", "smoke", "--results", results, "--fail-on-regression")
+    lines = (newest(results) / "records.jsonl").read_text().splitlines()
+    (newest(results) / "records.jsonl").write_text("\n".join(lines[:5]) + "\n")
+    cut = ctxsweep(*gate)
+    assert cut.exit_code == 1, cut.output
+    assert "not complete, 3 cells missing" in cut.output.splitlines()[0]
+    edit_manifest(newest(results), lambda data: data["environment"]["versions"].update(torch="9"))
+    other = ctxsweep(*gate)
+    assert other.exit_code == 1 and other.output.startswith("No time was compared"), other.output
+
+
+def test_names_of_runs_are_the_same_for_every_command(results: Path) -> None:
+    first = results / "smoke/20260101T000000Z-aaaaaa"
+    assert find.run_folder("smoke~1", results) == first
+    assert find.run_folder(first.name, results) == first
+    for name in ("smoke~x", "smoke~", "~1"):
+        done = ctxsweep("compare", name, "smoke", "--results", results)
+        assert done.exit_code == 2 and "ctxsweep: " in done.output, done.output
+    assert (
+        "after ~ comes a number, as in smoke~1"
+        in ctxsweep("report", "smoke~x", "--results", results).output
+    )
+
+
+def test_a_wrong_base_ends_a_night_before_it_begins(tmp_path: Path) -> None:
+    done = ctxsweep("nightly", "smoke", "--base", "nope", "--out", tmp_path, "--device", "cpu")
+    assert done.exit_code == 2 and "'nope' is neither" in done.output, done.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_another_machine_bytes_are_compared_and_times_are_not(results: Path) -> None:

@@ -248,6 +248,23 @@ def test_what_the_machine_lost_by_its_own_ceilings_is_no_alarm() -> None:
     assert compare(base, party("new", at_rate(slow, 1.2e9)), Regression()).regressions
 
 
+def test_one_reading_of_the_ceilings_that_is_far_off_moves_nothing() -> None:
+    def with_rates(records: Sequence[Record], off: float) -> list[Record]:
+        def seen(name: str) -> Ceilings:
+            rate = 1e9 * (off if name == "mha" else 1)
+            return Ceilings(
+                device="cpu", threads=2, matmul_flops_per_s={"float32": rate}, read_bytes_per_s=rate
+            )
+
+        return [r.model_copy(update={"ceilings": seen(r.cell.series.name)}) for r in records]
+
+    names = ("mha", "mqa", "gqa")
+    base = with_rates(run(0, series=names), 1.7)
+    slow = with_rates(run(1, series=names, step_s=lambda n: 1.3 * step(n)), 1)
+    found = compare(party("base", base), party("new", slow), Regression())
+    assert any(c.metric == "itl_s" for c in found.regressions) and not found.differences
+
+
 def test_several_runs_on_a_side_show_their_own_scatter() -> None:
     many = [run(seed) for seed in range(2, 6)]
     found = compare(party("base", run(0), run(1)), party("new", *many), Regression())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from ctxsweep.analysis.compare_curves import compare_curves, undecided
 from ctxsweep.analysis.comparison import Comparison, NotCompared, Scatter, Side
 from ctxsweep.analysis.lines import Line, Run, judged, shifted
 from ctxsweep.analysis.summarise import summarise
-from ctxsweep.records import Ceilings, Environment, Record
+from ctxsweep.records import Environment, Record
 from ctxsweep.scenario_regression import Regression
 from ctxsweep.store import difference
 
@@ -49,7 +50,14 @@ class Party:
             dirty=here.dirty if here else None,
             started_at=min((run.started_at for run in self.runs), default=""),
             machine=f"{here.gpu or here.cpu_model}, {here.threads} threads" if here else "",
+            missing_cells=self.missing_cells,
         )
+
+    @property
+    def missing_cells(self) -> int:
+        """Cells that were planned and have no record."""
+        have = sum(len({r.cell.key for r in run.records}) for run in self.runs)
+        return max(0, (self.planned or 0) - have)
 
 
 @dataclass
@@ -112,6 +120,7 @@ def compare_runs(base: Party, new: Party, plan: Regression, across: Collection[s
         not_compared=cells.not_compared,
         scatter=cells.scatter,
         differences=[*_missing(base, "base"), *_missing(new, "new")]
+        + _same_build(base.side, new.side)
         + [o.text for o in between if o.kind in across]
         + list(remarks(base.environment, new.environment))
         + _told(shifts),
@@ -127,10 +136,18 @@ def compare_runs(base: Party, new: Party, plan: Regression, across: Collection[s
 
 
 def _missing(party: Party, which: str) -> list[str]:
-    have = sum(len({r.cell.key for r in run.records}) for run in party.runs)
-    if party.planned is None or have >= party.planned:
+    if not party.missing_cells:
         return []
+    have = (party.planned or 0) - party.missing_cells
     return [f"the {which} run is not complete: {have} of {party.planned} cells"]
+
+
+def _same_build(base: Side, new: Side) -> list[str]:
+    if base.commit is None or base.commit != new.commit or base.dirty or new.dirty:
+        return []
+    return [
+        f"nothing in the build: both are of commit {base.commit[:10]}, so what differs is chance"
+    ]
 
 
 def _procedures(base: Party, new: Party) -> list[Obstacle]:
@@ -174,27 +191,32 @@ def _place(record: Record) -> tuple[str, int, int, str]:
 def _machine_shifts(base: Party, new: Party) -> dict[str, float]:
     """By metric, how much slower the machine itself became (a logarithm), by its ceilings.
 
-    They are measured by every child, with code that is not under test; the best of a side counts.
+    Every child measures them, for a moment, with code that is not under test. A series' children
+    are held against its own, and the median of the series counts: one reading may be far off.
     """
-    rates = [_best(party) for party in (base, new)]
+    before, after = _rates(base), _rates(new)
     found = {}
     for metric, rate in RATES.items():
-        common = [name for name in rates[0] if name in rates[1] and name.startswith(rate)]
+        common = [key for key in before if key in after and key[1].startswith(rate)]
         if common:
-            shift = float(np.median([np.log(rates[0][name] / rates[1][name]) for name in common]))
+            shift = float(np.median([np.log(before[key] / after[key]) for key in common]))
             if abs(shift) > np.log1p(MACHINE_SHIFT):
                 found[metric] = shift
     return found
 
 
-def _best(party: Party) -> dict[str, float]:
-    seen: list[Ceilings] = [r.ceilings for run in party.runs for r in run.records if r.ceilings]
-    best: dict[str, float] = {}
-    for one in seen:
-        rates = {f"matmul {dtype}": rate for dtype, rate in one.matmul_flops_per_s.items()}
-        for name, rate in {**rates, "read": one.read_bytes_per_s}.items():
-            best[name] = max(rate, best.get(name, 0.0))
-    return {name: rate for name, rate in best.items() if rate > 0}
+def _rates(party: Party) -> dict[tuple[str, str], float]:
+    """By series and rate: the median of what its children measured."""
+    seen: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in party.runs:
+        for record in run.records:
+            one, series = record.ceilings, record.cell.series.name
+            if one is not None and record.cell.role == "measure":
+                for dtype, rate in one.matmul_flops_per_s.items():
+                    seen[series, f"matmul {dtype}"].append(rate)
+                seen[series, "read"].append(one.read_bytes_per_s)
+    medians = {key: float(np.median(rates)) for key, rates in seen.items()}
+    return {key: rate for key, rate in medians.items() if rate > 0}
 
 
 def _told(shifts: dict[str, float]) -> list[str]:

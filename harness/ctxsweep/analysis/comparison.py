@@ -24,6 +24,7 @@ class Side(Frozen):
     dirty: bool | None = None
     started_at: str = ""
     machine: str = Field("", description="Processor or GPU, threads.")
+    missing_cells: int = Field(0, description="Planned, and without a record.")
 
 
 class Recheck(Frozen):
@@ -102,6 +103,14 @@ class Comparison(Frozen):
     def improvements(self) -> tuple[Change, ...]:
         """What is FAST, the largest first."""
         return self._largest("FAST")
+
+    @property
+    def blind(self) -> bool:
+        """Whether no time was compared: what is left says nothing of speed."""
+        return not any(
+            change.kind == "bench" or change.metric in ("prefill_s", "itl_s", "status")
+            for change in self.changes
+        )
 
     def count(self, outcome: Outcome) -> int:
         """How many lines have this outcome."""

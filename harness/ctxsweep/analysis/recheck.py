@@ -23,6 +23,7 @@ from ctxsweep.analysis.change import (
 )
 from ctxsweep.analysis.compare_cells import CONTENDABLE, level_of
 from ctxsweep.analysis.comparison import Change, Comparison, Outcome, Recheck
+from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.lines import UNBORNE_CLASS
 from ctxsweep.analysis.metrics import measure
 from ctxsweep.records import Record, Status
@@ -91,9 +92,20 @@ def settled(
             ratio=found.ratio,
             p_value=found.p_worse,
         )
-        again[id(change)] = _told(change, recheck, outcome)
+        again[id(change)] = _told(_with_figures(change, rounds), recheck, outcome)
     changes = [again.get(id(change), change) for change in comparison.changes]
     return comparison.model_copy(update={"changes": tuple(_borne_out(changes))})
+
+
+def _with_figures(change: Change, rounds: Sequence[Again]) -> Change:
+    """With the times of the rounds, which the ratio is of; of one build alone with its own."""
+    update = {}
+    for name in ("base", "new"):
+        sides = [side for again in rounds if (side := getattr(again, name)) is not None]
+        levels = [level.log for side in sides if (level := _figure(change, side)) is not None]
+        if levels:
+            update[name] = Estimate(value=float(np.exp(np.mean(levels))), n=len(levels))
+    return change.model_copy(update=update)
 
 
 def _told(change: Change, recheck: Recheck, outcome: Outcome) -> Change:

@@ -64,9 +64,9 @@ def compare_named(
         found = compare_runs_of(older, newer, plan, across)
         if recheck:
             found = measured_again(found, older, newer, plan, out or newer.folders[-1].path)
+    page = None if out is None else write_comparison(found, out)
     print_comparison(found, verbose=verbose)
-    if out is not None:
-        page = write_comparison(found, out)
+    if page is not None:
         Console(soft_wrap=True).print(f"Comparison: {page}", highlight=False, markup=False)
     return found
 
@@ -120,6 +120,11 @@ def with_thresholds(runs: Runs | None, given: Sequence[str]) -> Regression:
             value = float(share.strip().removesuffix("%"))
         except ValueError as error:
             raise BadInput(f"--threshold {text[:60]}: write METRIC=SHARE, as itl_s=5%") from error
+        if not percent and value >= 1:
+            raise BadInput(
+                f"--threshold {text[:60]}: is a share, so {value:g} is {value:.0%}; "
+                f"did you mean {metric}={value:g}%?"
+            )
         thresholds[metric.strip()] = value / 100 if percent else value
     try:
         return Regression.model_validate({**section, "thresholds": thresholds})

@@ -89,7 +89,8 @@ def require_device(device: Device) -> None:
 
 
 def run_folder(name: str | None, results: Path) -> Path:
-    """A run's folder from a path, a scenario's name (its latest run) or nothing (the latest)."""
+    """A run's folder from a path, its id, a scenario's name (its latest run; ``smoke~1`` is the one
+    before) or nothing (the latest of all)."""
     if name is None:
         runs = sorted(_all_runs(results), key=lambda path: path.name)
         if not runs:
@@ -97,12 +98,25 @@ def run_folder(name: str | None, results: Path) -> Path:
         return runs[-1]
     if (Path(name) / "manifest.json").is_file():
         return Path(name)
+    plain, tilde, back = name.rpartition("~")
+    if tilde and not Path(name).exists():
+        return _earlier(plain, back, results)
     runs = list(folders_of_scenario(results, name)) if Path(name).name == name else []
+    runs = runs or [path for path in _all_runs(results) if path.name == name]
     if not runs:
         known = sorted({path.parent.name for path in _all_runs(results)})
         hint = nearest(name, known) if known else "make one: ctxsweep run smoke"
         raise BadInput(f"'{name}' is neither a run's folder nor has it runs in {results}/; {hint}")
     return runs[-1]
+
+
+def _earlier(name: str, back: str, results: Path) -> Path:
+    runs = list(folders_of_scenario(results, name)) if Path(name).name == name else []
+    if not back.isdecimal():
+        raise BadInput(f"{name}~{back}: after ~ comes a number, as in {name or 'smoke'}~1")
+    if int(back) >= len(runs):
+        raise BadInput(f"{name}~{back}: {name} has {len(runs)} runs in {results}/")
+    return runs[-1 - int(back)]
 
 
 def latest_quality(results: Path) -> Path | None:

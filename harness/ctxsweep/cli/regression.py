@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ctxsweep.cli import complete
-from ctxsweep.cli.errors import EXIT_CODES, EXIT_REGRESSION, said_plainly
+from ctxsweep.cli.errors import EXIT_CODES, EXIT_FAILED, EXIT_REGRESSION, said_plainly
 from ctxsweep.cli.options import Device, DeviceChoice, Results, RunName, Settings
 
 SideName = Annotated[
@@ -47,7 +47,12 @@ def compare(
         typer.Option("--recheck", help="Measure suspects again, in turn with the base's build."),
     ] = False,
     fail_on_regression: Annotated[
-        bool, typer.Option("--fail-on-regression", help="Exit with 3 if anything is SLOW.")
+        bool,
+        typer.Option(
+            "--fail-on-regression",
+            help="Exit with 3 if anything is SLOW, 1 if no time was compared "
+            "or NEW is not complete.",
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -77,6 +82,8 @@ def compare(
         )
     if fail_on_regression and found.regressions:
         raise typer.Exit(EXIT_REGRESSION)
+    if fail_on_regression and (found.blind or found.new.missing_cells):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def nightly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,9 @@ from ctxsweep.analysis.lines import Run
 from ctxsweep.baselines import baseline_of
 from ctxsweep.cli import find
 from ctxsweep.cli.errors import BadInput
-from ctxsweep.store import Manifest, RunFolder, run_folders
+from ctxsweep.store import Manifest, RunFolder
 
 BASELINE = "baseline"
-EARLIER = re.compile(r"(?P<name>.+)~(?P<back>\d+)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,9 @@ class Runs:
 
 def both_sides(base: str | None, new: str | None, results: Path) -> tuple[Runs, Runs]:
     """New and base. Without the new one it is the latest run of base's scenario, or of all."""
+    if new == BASELINE and base not in (None, BASELINE):
+        older = runs_named(base, results)
+        return runs_named(BASELINE, results, older), older
     if new is not None or base in (None, BASELINE):
         newer = runs_named(new, results)
         return newer, runs_named(base or BASELINE, results, newer)
@@ -46,9 +47,6 @@ def runs_named(name: str | None, results: Path, other: Runs | None = None) -> Ru
         if inside:
             return open_runs(inside, str(folder))
         raise BadInput(f"{folder}: holds no run; name a run's folder, or one that holds runs")
-    back = EARLIER.fullmatch(name or "")
-    if back and not Path(name or "").exists():
-        return open_runs((_earlier(back["name"], int(back["back"]), results),), name or "")
     path = find.run_folder(name, results)
     return open_runs((path,), name or path.parent.name)
 
@@ -103,14 +101,7 @@ def _baseline(other: Runs, results: Path) -> Path:
     if not found:
         raise BadInput(
             f"scenario {manifest.scenario_name} has no baseline of this machine in "
-            f"{results}/baselines; name another run to compare with, or make one: "
-            f'ctxsweep baseline bless {other.folders[-1].path} --why "..."'
+            f"{results}/baselines; name another run to compare with, or make one of an earlier "
+            f'run: ctxsweep baseline bless {manifest.scenario_name}~1 --why "..."'
         )
     return found
-
-
-def _earlier(name: str, back: int, results: Path) -> Path:
-    runs = list(run_folders(results, name))
-    if back >= len(runs):
-        raise BadInput(f"{name}~{back}: {name} has {len(runs)} runs in {results}/")
-    return runs[-1 - back]

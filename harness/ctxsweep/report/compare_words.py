@@ -21,6 +21,7 @@ CLASS_SUFFIX = ".class"
 _UNITS: dict[str, Unit] = {"bytes": BYTES, "tokens": TOKENS}
 SHORT_COMMIT = 10
 FEW_REASONS = 2
+TIMES = ("prefill_s", "itl_s")
 AS_TIMES = 10
 LEAST_QUANTITY = 1e-9
 
@@ -44,7 +45,21 @@ def headline(comparison: Comparison) -> str:
     tail = f"; {left_out} not compared ({reasons})" if left_out else ""
     if ambiguous == len(comparison.changes):
         return f"Nothing can be told: {counted(ambiguous, 'line')}, all AMBG{tail}"
-    return f"No regression: {counts(comparison)}{tail}"
+    missing = comparison.new.missing_cells
+    if missing:
+        tail = f"; the new run is not complete, {counted(missing, 'cell')} missing{tail}"
+    if comparison.blind and comparison.not_compared:
+        return f"No time was compared; of the rest {counts(comparison)}{tail}"
+    return f"No regression: {counts(comparison)}{_untold(comparison)}{tail}"
+
+
+def _untold(comparison: Comparison) -> str:
+    """How many times could not be judged, where that is most of them."""
+    times = [c for c in comparison.changes if c.kind == "cell" and c.metric in TIMES]
+    untold = sum(change.outcome == "AMBG" for change in times)
+    if 2 * untold <= len(times):
+        return ""
+    return f"; of {len(times)} times of cells {untold} cannot be told"
 
 
 def counts(comparison: Comparison) -> str:
