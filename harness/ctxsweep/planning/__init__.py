@@ -1,0 +1,1 @@
+"""What a model will cost before anything is loaded, and which to take. Never imports torch."""
