@@ -11,7 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ctxsweep.models import accounting_recurrent as recurrent
-from ctxsweep.models.config import RWKV, Attention, FeedForward, ModelConfig
+from ctxsweep.models.accounting_parameters import (
+    attention_matrix,
+    attention_of,
+    call_parameters,
+    expert_matrix,
+    ffn_of,
+    has_learned_positions,
+    parameters,
+)
+from ctxsweep.models.config import RWKV, Attention, ModelConfig
 from ctxsweep.models.pages import visible_pages
 from ctxsweep.records import Cost, DType, KVDType
 
@@ -67,25 +76,6 @@ class Calls:
         return self.tokens - (self.count - 1) * self.call_tokens
 
 
-def parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters by part: embedding (with learned positions), mixer, ffn, norm, head.
-
-    A tied head has none of its own.
-    """
-    hidden, mixers = config.hidden_size, config.layer_mixers()
-    rows = config.vocab_size + (config.max_positions if _learned_positions(config) else 0)
-    norm = hidden * (2 if config.norm == "layernorm" else 1)
-    with_ffn = sum(1 for kind in mixers if kind in RWKV or config.ffn is not None)
-    norms = len(mixers) + with_ffn + 1 + (config.mixer in RWKV)
-    return {
-        "embedding": hidden * rows,
-        "mixer": sum(_mixer_parameters(config, i) for i in range(len(mixers))),
-        "ffn": sum(_ffn_parameters(config, kind) for kind in mixers),
-        "norm": norm * norms,
-        "head": 0 if config.tied_embeddings else hidden * config.vocab_size,
-    }
-
-
 def cache_bytes(
     config: ModelConfig, storage: Storage, context_tokens: int, batch_size: int = 1
 ) -> int:
@@ -93,7 +83,7 @@ def cache_bytes(
     total = 0
     for kind in config.layer_mixers():
         if kind == "attention":
-            attention = _attention(config)
+            attention = attention_of(config)
             held = _held_tokens(attention, storage, context_tokens)
             total += held * storage.kv_token_bytes(attention)
         else:
@@ -106,7 +96,7 @@ def cache_bytes_per_token(config: ModelConfig, storage: Storage, context_tokens:
     layers = config.layer_mixers().count("attention")
     if not layers:
         return 0.0
-    attention = _attention(config)
+    attention = attention_of(config)
     # Pages let go at once of what the next token cannot see, a ring when that token comes.
     span, let_go = attention.span, 0 if attention.sinks else 1
     full = span is not None and context_tokens >= span - let_go
@@ -152,49 +142,86 @@ def decode_call(config: ModelConfig, context_tokens: int) -> Calls:
     return Calls(1, 1, seen, seen + 1, 1)
 
 
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of matrix products: of the layers' projections and the head, of queries with keys and
+    values, of the recurrences (their projections, which one formula counts, included)."""
+
+    linear: float
+    attention: float
+    recurrent: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.linear + self.attention + self.recurrent
+
+
 def flops(config: ModelConfig, calls: Calls, batch_size: int = 1) -> float:
+    """FLOPs of the matrix products, all together; see ``flops_by_part``."""
+    return flops_by_part(config, calls, batch_size).total
+
+
+def flops_by_part(config: ModelConfig, calls: Calls, batch_size: int = 1) -> Flops:
     """FLOPs of the matrix products; of experts only those that a token goes through.
 
     The head runs on the last token of a call alone.
     """
-    total = 2.0 * config.hidden_size * config.vocab_size * calls.count
+    linear = 2.0 * config.hidden_size * config.vocab_size * calls.count
+    pairs = scans = 0.0
     for layer, kind in enumerate(config.layer_mixers()):
         if kind == "attention":
-            a = _attention(config)
-            total += 2.0 * _attention_matrix(config) * calls.tokens
-            total += 4.0 * a.heads * a.head_dim * calls.pairs
+            a = attention_of(config)
+            linear += 2.0 * attention_matrix(config) * calls.tokens
+            pairs += 4.0 * a.heads * a.head_dim * calls.pairs
         else:
-            total += recurrent.flops(config, kind, calls.tokens, calls.count, layer)
-        if config.ffn is not None and kind not in RWKV:
-            experts = config.ffn.experts
-            active = (config.ffn.experts_per_token if experts else 1) * _expert_matrix(config)
-            total += 2.0 * (active + experts * config.hidden_size) * calls.tokens
-    return total * batch_size
+            scans += recurrent.flops(config, kind, calls.tokens, calls.count, layer)
+        if kind not in RWKV and config.has_ffn(layer):
+            ffn = ffn_of(config)
+            chooses = ffn.has_experts(layer)
+            active = (ffn.experts_per_token if chooses else 1) * expert_matrix(config)
+            router = ffn.experts * config.hidden_size if chooses else 0
+            linear += 2.0 * (active + router) * calls.tokens
+    return Flops(linear * batch_size, pairs * batch_size, scans * batch_size)
+
+
+@dataclass(frozen=True)
+class LeastBytes:
+    """Bytes that must move: of the weights that calls use, of what the context left behind."""
+
+    weights: float
+    cache: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.weights + self.cache
 
 
 def least_bytes(config: ModelConfig, storage: Storage, calls: Calls, batch_size: int = 1) -> float:
+    """Bytes that must move, all together; see ``least_bytes_by_part``."""
+    return least_bytes_by_part(config, storage, calls, batch_size).total
+
+
+def least_bytes_by_part(
+    config: ModelConfig, storage: Storage, calls: Calls, batch_size: int = 1
+) -> LeastBytes:
     """Bytes that must move: weights once a call, cache read and added, states read and written.
 
-    Of experts those touched are counted, in expectation over routers that favour none.
+    Weights that layers share are read for each of them. Of experts those touched are counted, in
+    expectation over routers that favour none.
     """
-    parts, wide = parameters(config), storage.element_bytes
-    rows = batch_size * calls.tokens + (calls.tokens if _learned_positions(config) else 0)
-    head = config.hidden_size * config.vocab_size
-    weights = (parts["mixer"] + parts["ffn"] + parts["norm"] + head) * calls.count
+    wide = storage.element_bytes
+    rows = batch_size * calls.tokens + (calls.tokens if has_learned_positions(config) else 0)
+    weights = float(call_parameters(config) * calls.count)
     weights -= _untouched_expert_parameters(config, calls, batch_size)
-    total = wide * (weights + rows * config.hidden_size)
+    held = 0.0
     for kind in config.layer_mixers():
         if kind == "attention":
-            moved = (calls.past + calls.tokens) * storage.kv_token_bytes(_attention(config))
+            held += (calls.past + calls.tokens) * storage.kv_token_bytes(attention_of(config))
         else:
-            moved = 2 * calls.count * recurrent.state_bytes(config, kind, storage.dtype)
-        total += batch_size * moved
-    return total
-
-
-def _attention(config: ModelConfig) -> Attention:
-    assert config.attention is not None
-    return config.attention
+            held += 2 * calls.count * recurrent.state_bytes(config, kind, storage.dtype)
+    return LeastBytes(wide * (weights + rows * config.hidden_size), batch_size * held)
 
 
 def _held_tokens(attention: Attention, storage: Storage, context_tokens: int) -> int:
@@ -205,48 +232,10 @@ def _held_tokens(attention: Attention, storage: Storage, context_tokens: int) ->
     return len(pages) * storage.page_size
 
 
-def _learned_positions(config: ModelConfig) -> bool:
-    return config.attention is not None and config.attention.position == "learned"
-
-
 def _window(config: ModelConfig, context_tokens: int) -> int:
     """Tokens that a query can see at most, itself included."""
     span = config.attention.span if config.attention else None
     return min(span, context_tokens) if span else context_tokens
-
-
-def _attention_matrix(config: ModelConfig) -> int:
-    """Elements of an attention layer's projections."""
-    a = _attention(config)
-    return config.hidden_size * a.head_dim * 2 * (a.heads + a.kv_heads)
-
-
-def _mixer_parameters(config: ModelConfig, layer: int) -> int:
-    kind = config.layer_mixers()[layer]
-    if kind != "attention":
-        return recurrent.mixer_parameters(config, kind, layer)
-    a = _attention(config)
-    biases = (a.heads + 2 * a.kv_heads) * a.head_dim if a.bias else 0
-    biases += config.hidden_size if a.biased_output else 0
-    return _attention_matrix(config) + biases
-
-
-def _expert_matrix(config: ModelConfig) -> int:
-    """Elements of one expert's projections, or of the dense block's."""
-    ffn = _ffn(config)
-    return (3 if ffn.kind == "swiglu" else 2) * config.hidden_size * ffn.size
-
-
-def _ffn_parameters(config: ModelConfig, kind: str) -> int:
-    if kind in RWKV:
-        return recurrent.ffn_parameters(config)
-    if config.ffn is None:
-        return 0
-    ffn, matrix = config.ffn, _expert_matrix(config)
-    if ffn.experts:
-        return ffn.experts * (matrix + config.hidden_size)
-    biases = (2 if ffn.kind == "swiglu" else 1) * ffn.size + config.hidden_size
-    return matrix + (biases if ffn.bias else 0)
 
 
 def _untouched_expert_parameters(config: ModelConfig, calls: Calls, batch_size: int) -> float:
@@ -257,10 +246,8 @@ def _untouched_expert_parameters(config: ModelConfig, calls: Calls, batch_size: 
     passed = 1 - ffn.experts_per_token / ffn.experts  # by one token
     full, last = (passed ** (batch_size * n) for n in (calls.call_tokens, calls.last_tokens))
     missed = ffn.experts * ((calls.count - 1) * full + last)
-    layers = sum(kind not in RWKV for kind in config.layer_mixers())
-    return missed * _expert_matrix(config) * layers
-
-
-def _ffn(config: ModelConfig) -> FeedForward:
-    assert config.ffn is not None
-    return config.ffn
+    layers = sum(
+        kind not in RWKV and config.has_ffn(i) and ffn.has_experts(i)
+        for i, kind in enumerate(config.layer_mixers())
+    )
+    return missed * expert_matrix(config) * layers

@@ -83,7 +83,9 @@ def _mamba1_linears(config: ModelConfig) -> int:
 def _mamba1_parameters(config: ModelConfig, layer: int) -> int:
     mamba, _, inner = _mamba(config)
     per_channel = mamba.conv_kernel + mamba.state_size + 3  # + biases of conv and dt, D
-    return _mamba1_linears(config) + inner * per_channel
+    rank = mamba.dt_rank or -(-config.hidden_size // 16)
+    norms = rank + 2 * mamba.state_size if mamba.inner_norms else 0
+    return _mamba1_linears(config) + inner * per_channel + norms
 
 
 def _mamba1_flops(config: ModelConfig, layer: int) -> int:
