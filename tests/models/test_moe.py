@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ctxsweep.models.config import FeedForward
-from ctxsweep.models.feed_forward import Gelu, MixtureOfExperts, SwiGLU
+from ctxsweep.models.feed_forward import Gated, MixtureOfExperts, Plain
 
 HIDDEN, SIZE, EXPERTS = 24, 40, 6
 
@@ -63,7 +63,7 @@ def test_experts_that_no_token_chose_are_not_read() -> None:
 
 def test_one_expert_is_a_dense_block() -> None:
     section = FeedForward(kind="swiglu", size=SIZE, experts=1, experts_per_token=1)
-    moe, dense = MixtureOfExperts(HIDDEN, section), SwiGLU(HIDDEN, FeedForward(size=SIZE))
+    moe, dense = MixtureOfExperts(HIDDEN, section), Gated(HIDDEN, FeedForward(size=SIZE))
     with torch.no_grad():
         dense.gate_up.weight.copy_(moe.up[0])
         dense.down.weight.copy_(moe.down[0])
@@ -72,7 +72,7 @@ def test_one_expert_is_a_dense_block() -> None:
 
 
 def test_gelu_is_the_tanh_form() -> None:
-    block = Gelu(HIDDEN, FeedForward(kind="gelu", size=SIZE, bias=True)).double()
+    block = Plain(HIDDEN, FeedForward(kind="gelu", size=SIZE, bias=True)).double()
     x = torch.randn(3, HIDDEN, dtype=torch.float64)
     u = x @ block.up.weight.T + block.up.bias
     inner = 0.5 * u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3)))

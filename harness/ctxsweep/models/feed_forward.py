@@ -1,8 +1,10 @@
-"""The block after the mixer: SwiGLU, GELU, or a mixture of SwiGLU or GELU experts."""
+"""The block after the mixer: gated (SwiGLU, GeGLU) or plain (GELU), dense or of experts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +13,13 @@ from torch.nn import functional
 from ctxsweep.models.config import FeedForward, ModelConfig
 
 
-def feed_forward(config: ModelConfig) -> nn.Module:
-    """The block that the configuration's ``ffn`` section describes; ``[B, T, hidden]`` to same."""
-    assert config.ffn is not None
-    if config.ffn.experts:
-        return MixtureOfExperts(config.hidden_size, config.ffn)
-    return (SwiGLU if config.ffn.kind == "swiglu" else Gelu)(config.hidden_size, config.ffn)
+def feed_forward(config: ModelConfig, layer: int) -> nn.Module:
+    """The block of a layer, as the ``ffn`` section describes it; ``[B, T, hidden]`` to same."""
+    ffn = config.ffn
+    assert ffn is not None
+    if ffn.has_experts(layer):
+        return MixtureOfExperts(config.hidden_size, ffn)
+    return (Gated if ffn.gated else Plain)(config.hidden_size, ffn)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -25,33 +28,46 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def geglu(gate_up: Tensor) -> Tensor:
+    """``[..., 2 size]`` (gate, then up) to ``[..., size]``: gelu(gate) · up (arXiv 2002.05202)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return gelu(gate) * up
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form, as in GPT-2 (arXiv 1606.08415)."""
     return functional.gelu(x, approximate="tanh")
 
 
-class SwiGLU(nn.Module):
-    """``down(silu(gate(x)) · up(x))``; gate and up are one matrix, so that they are one call."""
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"swiglu": swiglu, "geglu": geglu, "gelu": gelu, "gelu_exact": functional.gelu}
+)
+
+
+class Gated(nn.Module):
+    """``down(act(gate(x)) · up(x))``; gate and up are one matrix, so that they are one call."""
 
     def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[ffn.kind]
         self.gate_up = nn.Linear(hidden_size, 2 * ffn.size, bias=ffn.bias)
         self.down = nn.Linear(ffn.size, hidden_size, bias=ffn.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate_up(x)))
+        return self.down(self.activation(self.gate_up(x)))
 
 
-class Gelu(nn.Module):
-    """``down(gelu(up(x)))``."""
+class Plain(nn.Module):
+    """``down(act(up(x)))``."""
 
     def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[ffn.kind]
         self.up = nn.Linear(hidden_size, ffn.size, bias=ffn.bias)
         self.down = nn.Linear(ffn.size, hidden_size, bias=ffn.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x)))
+        return self.down(self.activation(self.up(x)))
 
 
 class MixtureOfExperts(nn.Module):
@@ -64,8 +80,8 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
         super().__init__()
         self.experts_per_token = ffn.experts_per_token
-        self.activation = swiglu if ffn.kind == "swiglu" else gelu
-        inner = 2 * ffn.size if ffn.kind == "swiglu" else ffn.size
+        self.activation = ACTIVATIONS[ffn.kind]
+        inner = 2 * ffn.size if ffn.gated else ffn.size
         self.router = nn.Linear(hidden_size, ffn.experts, bias=False)
         self.up = nn.Parameter(torch.empty(ffn.experts, inner, hidden_size))
         self.down = nn.Parameter(torch.empty(ffn.experts, hidden_size, ffn.size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -10,6 +10,7 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
+from ctxsweep.models.accounting_parameters import layers_with_weights
 from ctxsweep.models.cache import PageTable, TableMark
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, norm
@@ -40,7 +41,10 @@ def _has_sinks(config: ModelConfig) -> bool:
 
 
 class Layer(nn.Module):
-    """Pre-norm residual layer: a mixer, then a feed-forward block where the model has one."""
+    """Pre-norm residual layer: a mixer, then a feed-forward block where the model has one.
+
+    In parallel layers both read the layer's input, through a norm each or one for both.
+    """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
@@ -52,11 +56,12 @@ class Layer(nn.Module):
         self.ffn: nn.Module | None = None
         if kind == "rwkv7":
             self.ffn = _build("ctxsweep.models.rwkv7:ChannelMix", config, index)
-        elif config.ffn is not None:
+        elif config.has_ffn(index):
             from ctxsweep.models.feed_forward import feed_forward
 
-            self.ffn = feed_forward(config)
-        if self.ffn is not None:
+            self.ffn = feed_forward(config, index)
+        self.parallel = config.residual != "sequential"
+        if self.ffn is not None and config.residual != "parallel_shared_norm":
             self.ffn_norm = norm(config)
 
     def states(self, spec: StateSpec) -> tuple[LayerState, ...]:
@@ -65,11 +70,33 @@ class Layer(nn.Module):
         return tuple(part.new_state(spec) for part in parts)
 
     def forward(self, x: Tensor, states: tuple[LayerState, ...], step: Step) -> Tensor:
-        x = x + self.mixer(self.mixer_norm(x), states[0], step)
+        read = self.mixer_norm(x)
+        mixed = self.mixer(read, states[0], step)
+        if self.ffn is not None and self.parallel:
+            return x + mixed + self.ffn(read if self.ffn_norm is None else self.ffn_norm(x))
+        x = x + mixed
         if self.ffn is None or self.ffn_norm is None:
             return x
         ffn = partial(self.ffn, state=states[1], step=step) if len(states) > 1 else self.ffn
         return x + ffn(self.ffn_norm(x))
+
+
+def _layers(config: ModelConfig, dtype: torch.dtype) -> Iterator[Layer]:
+    """Bottom to top; layers that share weights are one module, with a state at each place.
+
+    Weights are drawn in float32 and narrowed layer by layer: no second copy of the model.
+    """
+    own = set(layers_with_weights(config))
+    shared: Layer | None = None
+    for index, kind in enumerate(config.layer_mixers()):
+        if index not in own:
+            assert shared is not None
+            yield shared
+            continue
+        layer = Layer(config, index).to(dtype)
+        if kind == "attention":
+            shared = layer
+        yield layer
 
 
 @dataclass(frozen=True)
@@ -160,12 +187,10 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.attention is not None and config.attention.position == "learned"
         self.positions = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
-        # RWKV normalises the embedding once, as ln0 of its first layer.
-        self.embedding_norm = norm(config) if config.mixer == "rwkv7" else None
-        # Weights are drawn in float32 and narrowed layer by layer: no second copy of the model.
-        self.layers = nn.ModuleList(Layer(config, i).to(dtype) for i in range(config.num_layers))
+        self.embedding_norm = norm(config) if config.has_embedding_norm() else None
+        self.layers = nn.ModuleList(_layers(config, dtype))
         self.norm = norm(config)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -199,6 +224,8 @@ class LanguageModel(nn.Module):
         end = state.length + tokens.shape[1]
         step = Step(start=state.length, horizon=max(state.horizon, end), impl=self.impl)
         x = self.embedding(tokens)
+        if self.config.embedding_scale is not None:
+            x = x * self.config.embedding_scale
         if self.positions is not None:
             x = x + self.positions.weight[state.length : end]
         if self.embedding_norm is not None:

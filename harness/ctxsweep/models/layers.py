@@ -117,5 +117,6 @@ class TensorState:
 
 def norm(config: ModelConfig) -> nn.Module:
     """The configuration's norm over the hidden size."""
-    kind = nn.RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm
-    return kind(config.hidden_size, eps=config.norm_eps)
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)

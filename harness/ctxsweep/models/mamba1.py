@@ -36,6 +36,10 @@ class Mamba1Mixer(Mixer):
         self.A_log = nn.Parameter(torch.empty(inner, self.state_size))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, hidden, bias=False)
+        self.sizes = [self.dt_rank, self.state_size, self.state_size]
+        self.inner_norms = nn.ModuleList(
+            nn.RMSNorm(size, eps=config.norm_eps) for size in self.sizes if section.inner_norms
+        )
         self.reset_parameters()
 
     @torch.no_grad()
@@ -56,8 +60,10 @@ class Mamba1Mixer(Mixer):
         assert isinstance(state, TensorState)
         u, gate = self.in_proj(x).chunk(2, dim=-1)
         u = self.conv1d(u, state.tensors["conv"], step.impl)
-        sizes = [self.dt_rank, self.state_size, self.state_size]
-        dt, B, C = self.x_proj(u).split(sizes, dim=-1)
+        parts = self.x_proj(u).split(self.sizes, dim=-1)
+        if self.inner_norms:
+            parts = [norm(part) for norm, part in zip(self.inner_norms, parts, strict=True)]
+        dt, B, C = parts
         dt = F.softplus(self.dt_proj(dt))
         A, ssm = self.A_log.exp().neg_(), state.tensors["ssm"]
         if x.shape[1] == 1:
