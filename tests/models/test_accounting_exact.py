@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctxsweep.models import accounting, catalog
 from ctxsweep.models.accounting import Calls, Storage
+from ctxsweep.models.accounting_parameters import active_parameters
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.language_model import MIXERS, LanguageModel, build
 from ctxsweep.models.layers import StateSpec
@@ -70,6 +71,26 @@ def test_parameters_by_part_are_those_of_the_built_model(name: str) -> None:
         {"ffn": {"kind": "gelu", "size": 48, "bias": True}, "norm": "layernorm"},
         {"ffn": {"kind": "gelu", "size": 48, "experts": 3}},
         {"ffn": None},
+        {"ffn": {"kind": "geglu", "size": 48}, "embedding_scale": 5.0},
+        {"norm": "layernorm", "norm_bias": False, "residual": "parallel"},
+        {"norm": "layernorm", "residual": "parallel_shared_norm", "head_bias": True},
+        {"norm": "layernorm", "embedding_norm": True},
+        {"num_layers": 3, "ffn": {"size": 48, "experts": 4, "experts_every": 2}},
+        {
+            "mixer": "mamba1",
+            "num_layers": 8,
+            "attention_every": 4,
+            "attention_offset": 1,
+            "mamba": {"inner_norms": True},
+        },
+        {
+            "mixer": "mamba2",
+            "num_layers": 6,
+            "attention_every": 2,
+            "attention_shared": True,
+            "mamba": {"head_dim": 16},
+            "ffn": {"size": 48, "layers": "attention"},
+        },
     ],
 )
 def test_parameters_of_variants(fields: dict[str, Any]) -> None:
@@ -110,6 +131,8 @@ def counted_flops(model: LanguageModel, call: torch.Tensor, state: Any) -> float
         {"attention": {"heads": 4, "kv_heads": 1, "head_dim": 8, "window": 12}},
         {"ffn": {"kind": "gelu", "size": 40}, "norm": "layernorm"},
         {"ffn": {"size": 20, "experts": 5, "experts_per_token": 2}},
+        {"num_layers": 4, "ffn": {"size": 20, "experts": 5, "experts_every": 2}},
+        {"ffn": {"kind": "geglu", "size": 40}, "residual": "parallel_shared_norm"},
     ],
 )
 def test_decode_flops_are_those_that_torch_counts(fields: dict[str, Any]) -> None:
@@ -206,6 +229,50 @@ def test_bytes_of_experts_are_of_those_touched() -> None:
     moved = accounting.least_bytes(config, storage, calls)
     tokens = 1025 * 256 * 4 + (1025 + 512 + 1024) * 1024
     assert moved == pytest.approx(3 * every - 2 * 6 * expert + tokens, rel=1e-9)
+
+
+def test_parts_of_flops_and_bytes_are_the_whole() -> None:
+    for name in TINY:
+        config, storage = catalog.load_config(name), Storage("bfloat16")
+        for calls in (
+            accounting.prefill_calls(config, 700, 256),
+            accounting.decode_call(config, 9),
+        ):
+            parts = accounting.flops_by_part(config, calls, 2)
+            assert parts.total == accounting.flops(config, calls, 2)
+            assert (parts.attention > 0) == ("attention" in config.layer_mixers())
+            assert (parts.recurrent > 0) == (set(config.layer_mixers()) != {"attention"})
+            moved = accounting.least_bytes_by_part(config, storage, calls, 2)
+            assert moved.total == accounting.least_bytes(config, storage, calls, 2)
+
+
+def test_a_block_that_layers_share_is_held_once_and_read_for_each() -> None:
+    sections: dict[str, Any] = {
+        "mixer": "mamba2",
+        "num_layers": 6,
+        "attention_every": 2,
+        "mamba": {"head_dim": 16},
+        "ffn": {"size": 48, "layers": "attention"},
+    }
+    apart = transformer(**sections)
+    shared = transformer(**sections, attention_shared=True)
+    block = 32 * 8 * 2 * (4 + 2) + 3 * 32 * 48 + 2 * 32
+    held = [sum(accounting.parameters(config).values()) for config in (apart, shared)]
+    assert held[0] - held[1] == 2 * block
+    costs = [accounting.cost(config, Storage("float32"), 100) for config in (apart, shared)]
+    assert costs[0].decode_bytes == costs[1].decode_bytes
+    assert costs[0].decode_flops == costs[1].decode_flops
+    assert costs[0].cache_bytes == costs[1].cache_bytes
+
+
+def test_active_parameters_are_those_a_token_goes_through() -> None:
+    dense = transformer()
+    assert active_parameters(dense) == sum(accounting.parameters(dense).values())
+    ffn = {"size": 20, "experts": 5, "experts_per_token": 2, "experts_every": 2}
+    config = transformer(num_layers=4, ffn=ffn)
+    unused = 2 * 3 * (3 * 32 * 20)  # two layers with experts, three of five not chosen
+    total = sum(accounting.parameters(config).values())
+    assert active_parameters(config) == total - unused
 
 
 def test_only_layers_with_experts_leave_some_untouched() -> None:

@@ -86,6 +86,15 @@ def changed(**fields: Any) -> dict[str, Any]:
             r"retention.heads = 3.*nearest valid: 2 or 4",
         ),
         ({"hidden": 3}, "Extra inputs are not permitted"),
+        ({"attention_offset": 1}, "attention_offset is for hybrids"),
+        ({"attention_shared": True}, "attention_shared is for hybrids"),
+        (
+            {"mixer": "mamba2", "attention_every": 2, "attention_offset": 2, "mamba": {}},
+            r"attention_offset = 2 must be below attention_every = 2; nearest valid: 1",
+        ),
+        ({"ffn": None, "residual": "parallel"}, "residual 'parallel' needs a feed-forward block"),
+        ({"norm_bias": False}, "norm_bias is of layernorm"),
+        ({"ffn": {"size": 8, "experts_every": 2}}, "experts_every needs experts"),
     ],
 )
 def test_a_broken_rule_names_the_nearest_valid_values(fields: dict[str, Any], said: str) -> None:
@@ -98,6 +107,12 @@ def test_a_hybrid_has_attention_in_every_kth_layer() -> None:
         **changed(mixer="mamba2", attention_every=3, num_layers=7, mamba={"head_dim": 32})
     )
     assert [i for i, kind in enumerate(config.layer_mixers()) if kind == "attention"] == [2, 5]
+
+
+def test_a_hybrids_period_may_begin_anywhere() -> None:
+    hybrid = {"mixer": "mamba2", "attention_every": 3, "mamba": {"head_dim": 32}}
+    config = ModelConfig(**changed(**hybrid, num_layers=7, attention_offset=0))
+    assert [i for i, kind in enumerate(config.layer_mixers()) if kind == "attention"] == [0, 3, 6]
 
 
 @given(heads=st.integers(1, 64), kv_heads=st.integers(1, 64))
