@@ -22,10 +22,15 @@ MIXERS = {
     "attention": "ctxsweep.models.attention:AttentionMixer",
     "mamba1": "ctxsweep.models.mamba1:Mamba1Mixer",
     "mamba2": "ctxsweep.models.mamba2:Mamba2Mixer",
+    "rwkv6": "ctxsweep.models.rwkv6:Rwkv6Mixer",
     "rwkv7": "ctxsweep.models.rwkv7:Rwkv7Mixer",
     "retention": "ctxsweep.models.retnet:RetentionMixer",
 }
-
+# mixers that bring a feed-forward block of their own
+CHANNEL_MIXES: dict[str, str] = {
+    "rwkv6": "ctxsweep.models.rwkv6:ChannelMix",
+    "rwkv7": "ctxsweep.models.rwkv7:ChannelMix",
+}
 
 STREAMING = "ctxsweep.models.streaming:StreamingMixer"  # attention with sinks
 
@@ -54,8 +59,8 @@ class Layer(nn.Module):
         self.mixer = _build(STREAMING if streaming else MIXERS[kind], config, index)
         self.ffn_norm: nn.Module | None = None
         self.ffn: nn.Module | None = None
-        if kind == "rwkv7":
-            self.ffn = _build("ctxsweep.models.rwkv7:ChannelMix", config, index)
+        if kind in CHANNEL_MIXES:
+            self.ffn = _build(CHANNEL_MIXES[kind], config, index)
         elif config.has_ffn(index):
             from ctxsweep.models.feed_forward import feed_forward
 

@@ -15,35 +15,10 @@ from torch import Tensor, nn
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, TensorState
 from ctxsweep.models.recurrent import recurrent_dtype
+from ctxsweep.models.rwkv_shared import LowRank, head_norm, shift_state, token_shift
 from ctxsweep_kernels.wkv7 import wkv7
 
-GROUP_NORM_EPS = 64e-5
 SLOWEST_LOG_DECAY = -math.exp(-0.5)  # log decay lies in (-0.607, 0)
-
-
-class LowRank(nn.Sequential):
-    """hidden → rank → hidden, with an activation between and a bias after where there is one."""
-
-    def __init__(
-        self, hidden: int, rank: int, activation: nn.Module | None = None, bias: bool = True
-    ) -> None:
-        down, up = nn.Linear(hidden, rank, bias=False), nn.Linear(rank, hidden, bias=bias)
-        super().__init__(down, activation or nn.Identity(), up)
-
-
-def token_shift(x: Tensor, last: Tensor, mix: Tensor) -> Tensor:
-    """Each token mixed with the one before it: ``x [B, T, C]`` to ``mix``'s leading shape + x's.
-
-    ``last [B, 1, C]`` is the token before the first one, and is advanced in place.
-    """
-    before = last if x.shape[1] == 1 else torch.cat((last, x[:, :-1]), dim=1)
-    mixed = torch.lerp(x, before, mix)
-    last.copy_(x[:, -1:])
-    return mixed
-
-
-def _shift_state(spec: StateSpec, hidden: int) -> Tensor:
-    return torch.zeros(spec.batch_size, 1, hidden, dtype=spec.dtype, device=spec.device)
 
 
 class Rwkv7Mixer(Mixer):
@@ -91,18 +66,13 @@ class Rwkv7Mixer(Mixer):
     def new_state(self, spec: StateSpec) -> LayerState:
         shape = (spec.batch_size, self.heads, self.head_dim, self.head_dim)
         wkv = torch.zeros(shape, dtype=recurrent_dtype(spec.dtype), device=spec.device)
-        return TensorState(shift=_shift_state(spec, self.out_proj.in_features), wkv=wkv)
+        return TensorState(shift=shift_state(spec, self.out_proj.in_features), wkv=wkv)
 
     def _values(self, v: Tensor, mixed: Tensor, step: Step) -> Tensor:
         if self.value is None:
             step.carry["first_values"] = v
             return v
         return torch.lerp(v, step.carry["first_values"], torch.sigmoid(self.value(mixed)))
-
-    def _norm(self, y: Tensor) -> Tensor:
-        rows = y.reshape(-1, self.heads * self.head_dim)
-        normed = F.group_norm(rows, self.heads, self.norm_weight, self.norm_bias, GROUP_NORM_EPS)
-        return normed.view(y.shape)
 
     def forward(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         assert isinstance(state, TensorState)
@@ -120,7 +90,10 @@ class Rwkv7Mixer(Mixer):
         wkv = state.tensors["wkv"]
         y, last = wkv7(r, log_decay, k, v, -removal, removal * rate, wkv, impl=step.impl)
         wkv.copy_(last)
-        y = self._norm(y) + (r * k * self.bonus).sum(-1, keepdim=True) * v
+        y = (
+            head_norm(y, self.norm_weight, self.norm_bias)
+            + (r * k * self.bonus).sum(-1, keepdim=True) * v
+        )
         return self.out_proj(y.view(x.shape) * self.gate(mixed_gate))
 
 
@@ -136,7 +109,7 @@ class ChannelMix(Mixer):
         self.down = nn.Linear(size, config.hidden_size, bias=False)
 
     def new_state(self, spec: StateSpec) -> LayerState:
-        return TensorState(shift=_shift_state(spec, self.mix.shape[0]))
+        return TensorState(shift=shift_state(spec, self.mix.shape[0]))
 
     def forward(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         assert isinstance(state, TensorState)
