@@ -7,7 +7,7 @@ cache or state that is read and written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ctxsweep.models import accounting, accounting_recurrent
 from ctxsweep.models.accounting import Calls, Storage
@@ -23,6 +23,7 @@ class Demand:
     """
 
     calls: int
+    batch_size: int
     tokens: int
     linear_flops: float
     attention_flops: float
@@ -43,19 +44,18 @@ class Demand:
 
 def demand(config: ModelConfig, storage: Storage, calls: Calls, batch_size: int = 1) -> Demand:
     """What these calls ask for, each over ``batch_size`` sequences at once."""
-    total = accounting.flops(config, calls, batch_size)
-    attention = total - accounting.flops(config, replace(calls, pairs=0), batch_size)
-    scan = batch_size * _scan_flops(config, calls)
-    moved = accounting.least_bytes(config, storage, calls, batch_size)
-    cache = batch_size * _cache_bytes(config, storage, calls)
+    work = accounting.flops_by_part(config, calls, batch_size)
+    moved = accounting.least_bytes_by_part(config, storage, calls, batch_size)
+    projections = batch_size * _recurrent_projections(config, calls.tokens)
     return Demand(
         calls=calls.count,
+        batch_size=batch_size,
         tokens=calls.tokens * batch_size,
-        linear_flops=total - attention - scan,
-        attention_flops=attention,
-        scan_flops=scan,
-        weight_bytes=moved - cache,
-        cache_bytes=cache,
+        linear_flops=work.linear + projections,
+        attention_flops=work.attention,
+        scan_flops=work.recurrent - projections,
+        weight_bytes=moved.weights,
+        cache_bytes=moved.cache,
     )
 
 
@@ -78,28 +78,12 @@ def decode_demand(
     return demand(config, storage, accounting.decode_call(config, context_tokens), batch_size)
 
 
-def _cache_bytes(config: ModelConfig, storage: Storage, calls: Calls) -> float:
-    """Keys and values read and added, states read and written, of one sequence."""
-    total = 0.0
-    for kind in config.layer_mixers():
-        if kind == "attention":
-            assert config.attention is not None
-            total += (calls.past + calls.tokens) * storage.kv_token_bytes(config.attention)
-        else:
-            state = accounting_recurrent.state_bytes(config, kind, storage.dtype)
-            total += 2 * calls.count * state
-    return total
-
-
-def _scan_flops(config: ModelConfig, calls: Calls) -> float:
-    """What recurrent layers do beside products with weights, of one sequence."""
-    total = 0.0
-    for layer, kind in enumerate(config.layer_mixers()):
-        if kind == "attention":
-            continue
-        both = accounting_recurrent.flops(config, kind, calls.tokens, calls.count, layer)
-        total += both - 2.0 * calls.tokens * _linear_weights(config, kind, layer)
-    return total
+def _recurrent_projections(config: ModelConfig, tokens: int) -> float:
+    """FLOPs of the products with weights in recurrent layers, which the accounting counts together
+    with what the recurrence does to its state."""
+    mixers = enumerate(config.layer_mixers())
+    weights = sum(_linear_weights(config, kind, i) for i, kind in mixers if kind != "attention")
+    return 2.0 * tokens * weights
 
 
 def _linear_weights(config: ModelConfig, kind: str, layer: int) -> int:
@@ -117,6 +101,8 @@ def _linear_weights(config: ModelConfig, kind: str, layer: int) -> int:
     assert config.mamba is not None
     mamba, inner = config.mamba, hidden * config.mamba.expand
     if kind == "mamba1":
-        return held - inner * (mamba.conv_kernel + mamba.state_size + 3)
+        rank = mamba.dt_rank or -(-hidden // 16)
+        norms = rank + 2 * mamba.state_size if mamba.inner_norms else 0
+        return held - inner * (mamba.conv_kernel + mamba.state_size + 3) - norms
     channels = inner + 2 * mamba.groups * mamba.state_size
     return held - channels * (mamba.conv_kernel + 1) - 3 * (inner // mamba.head_dim) - inner
