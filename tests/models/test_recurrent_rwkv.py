@@ -19,7 +19,7 @@ from ctxsweep.models.hf_config import BadModelFolder
 from ctxsweep.models.language_model import LanguageModel, build
 from ctxsweep.models.layers import StateSpec
 from ctxsweep.models.weights import stored_tensors
-from ctxsweep.models.weights_rwkv import RWKV7, load_rwkv7
+from ctxsweep.models.weights_rwkv import RWKV7, load_rwkv
 
 PROMPT, DECODED = 1000, 16
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_logits_and_state_are_the_librarys(
 ) -> None:
     """The prompt in any segments, then one token at a time."""
     checkpoint, tokens, expected, expected_state = library
-    model = load_rwkv7(checkpoint, CONFIG, torch.float32, CPU)
+    model = load_rwkv(checkpoint, CONFIG, torch.float32, CPU)
     state = model.new_state(StateSpec(1, 2048, 1024, 64, torch.float32, torch.float32, CPU))
     parts = [
         model(piece, state, all_logits=True)
@@ -112,7 +112,7 @@ def _saved(tmp_path: Path, rename: dict[str, str], extra: dict[str, Tensor]) -> 
 def test_checkpoint_and_back_is_the_same_model(tmp_path: Path) -> None:
     """Also with the tensors of published checkpoints that nothing reads."""
     path = _saved(tmp_path, {}, {"blocks.0.att.v0": torch.ones(1)})
-    again, model = load_rwkv7(path, CONFIG, torch.float32, CPU), _random_model()
+    again, model = load_rwkv(path, CONFIG, torch.float32, CPU), _random_model()
     assert all(
         torch.equal(ours, theirs)
         for ours, theirs in zip(again.parameters(), model.parameters(), strict=True)
@@ -131,7 +131,7 @@ def test_a_tensor_out_of_place_is_named(
     tmp_path: Path, rename: dict[str, str], extra: dict[str, Tensor], said: str
 ) -> None:
     with pytest.raises(BadModelFolder, match=said):
-        load_rwkv7(_saved(tmp_path, rename, extra), CONFIG, torch.float32, CPU)
+        load_rwkv(_saved(tmp_path, rename, extra), CONFIG, torch.float32, CPU)
 
 
 def test_another_architecture_is_refused() -> None:

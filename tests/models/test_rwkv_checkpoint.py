@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.language_model import build
 from ctxsweep.models.weights import stored_tensors
-from ctxsweep.models.weights_rwkv import RWKV7, draw_rwkv6
+from ctxsweep.models.weights_rwkv import LAYOUTS
 
 SMALL = {"vocab_size": 300, "hidden_size": 64, "num_layers": 3, "norm": "layernorm"}
 SIX = ModelConfig(
@@ -28,13 +29,14 @@ SEVEN = ModelConfig(
 )
 
 
+def drawn(config: ModelConfig) -> dict[str, Tensor]:
+    model = build(config, 0, torch.bfloat16, torch.device("cpu"))
+    return stored_tensors(model, LAYOUTS[config.mixer])
+
+
 @pytest.mark.parametrize("config", [SIX, SEVEN], ids=lambda config: config.name)
 def test_a_checkpoint_tells_its_own_configuration(config: ModelConfig, tmp_path: Path) -> None:
-    tensors = (
-        draw_rwkv6(config, 0)
-        if config is SIX
-        else stored_tensors(build(config, 0, torch.bfloat16, torch.device("cpu")), RWKV7)
-    )
+    tensors = drawn(config)
     path = tmp_path / f"{config.name}.pth"
     torch.save(tensors, path)
     told = catalog.load_config(str(path))
@@ -69,7 +71,7 @@ def test_a_file_that_is_no_checkpoint_says_what_it_is(
             archive.writestr("model/data.pkl", pickle.dumps(held))
         assert said in refused()
     assert "harm" not in capsys.readouterr().out
-    six = draw_rwkv6(SIX, 0)
+    six = drawn(SIX)
     torch.save({name: t for name, t in six.items() if "maa" not in name}, path)
     assert "neither RWKV-7 nor RWKV-6" in refused()
     torch.save({name: t for name, t in six.items() if "faaaa" not in name}, path)

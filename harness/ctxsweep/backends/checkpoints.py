@@ -29,7 +29,7 @@ from ctxsweep.records import DType, Series
 
 MISSPELT = 0.88
 """How alike a word is to a known one that it is taken for."""
-FORMAT = 1
+FORMAT = 2
 """Raised when the same configuration and seed would give other files."""
 
 

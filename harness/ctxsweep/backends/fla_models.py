@@ -29,7 +29,7 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.records import Cost, Series
 
 PIP = "pip install flash-linear-attention==0.6.0"
-NEAREST = "Use backend native (RetNet, RWKV-7) or rwkv (RWKV-6, RWKV-7)"
+NEAREST = "Use backend native (RetNet, RWKV-6, RWKV-7) or rwkv (RWKV-6, RWKV-7)"
 FAMILIES = ("retnet", "gla", "rwkv6", "rwkv7")
 
 

@@ -133,9 +133,9 @@ class NativeBackend:
 
                 model = load_gguf(catalog.weights_of(series.model), dtype, device, config)
             elif catalog.is_pth(series.model):
-                from ctxsweep.models.weights_rwkv import load_rwkv7
+                from ctxsweep.models.weights_rwkv import load_rwkv
 
-                model = load_rwkv7(catalog.weights_of(series.model), config, dtype, device)
+                model = load_rwkv(catalog.weights_of(series.model), config, dtype, device)
             else:
                 from ctxsweep.models.language_model import build
 
@@ -249,12 +249,6 @@ def _config(series: Series) -> ModelConfig:
     if config is None:
         catalog_of = "a model of the catalogue, or a folder of a family that is built"
         raise InvalidSeries("model", f"native does not build this architecture; take {catalog_of}")
-    if "rwkv6" in config.layer_mixers():
-        raise InvalidSeries(
-            "model",
-            f"native does not build RWKV-6, which model '{config.name}' is; backend rwkv runs it "
-            "(native has RWKV-7: tiny-rwkv7)",
-        )
     checkpoints.check_kv_dtype(series, config)
     return config if series.rope is None else stretched(config, series.rope)
 

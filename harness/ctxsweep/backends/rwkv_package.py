@@ -92,7 +92,7 @@ class RwkvPackageBackend:
         if limits.batch_size != 1:
             raise Unsupported(
                 f"the rwkv package runs one sequence at a time, not {limits.batch_size}",
-                "Set batch_sizes: [1], or use backend: native (RWKV-7)",
+                "Set batch_sizes: [1], or use backend: native",
             )
         missing = cls.availability()
         if missing is not None:

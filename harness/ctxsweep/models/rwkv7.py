@@ -90,10 +90,8 @@ class Rwkv7Mixer(Mixer):
         wkv = state.tensors["wkv"]
         y, last = wkv7(r, log_decay, k, v, -removal, removal * rate, wkv, impl=step.impl)
         wkv.copy_(last)
-        y = (
-            head_norm(y, self.norm_weight, self.norm_bias)
-            + (r * k * self.bonus).sum(-1, keepdim=True) * v
-        )
+        own = (r * k * self.bonus).sum(-1, keepdim=True) * v
+        y = head_norm(y, self.norm_weight, self.norm_bias) + own
         return self.out_proj(y.view(x.shape) * self.gate(mixed_gate))
 
 

@@ -1,19 +1,18 @@
-"""RWKV's own checkpoints (``.pth``), as the rwkv package reads them: RWKV-7 in and out, RWKV-6
-drawn."""
+"""RWKV's own checkpoints (``.pth``), as the rwkv package reads them, in and out."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from ctxsweep.models.accounting_recurrent import rwkv6_ffn_size
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import BadModelFolder
 from ctxsweep.models.language_model import LanguageModel, build
-from ctxsweep.models.weight_layouts import TRANSPOSED, Form, Layout, stored
+from ctxsweep.models.weight_layouts import TRANSPOSED, Form, Layout, Stored, stored
 from ctxsweep.models.weights import read_into, stored_tensors
 
 VECTOR = Form(torch.flatten, lambda t: t.view(1, 1, -1))  # [1, 1, C]
@@ -23,7 +22,7 @@ STACKED = Form(lambda t: t[None], lambda t: t[0])  # a matrix, one of several
 _ATT, _FFN = "blocks.{i}.att.", "blocks.{i}.ffn."
 _LOW_RANK = {"w": "decay", "a": "rate", "v": "value", "g": "gate"}  # theirs: letter and 1, 2, 0
 
-RWKV7: Layout = {
+_BOTH: Layout = {
     "embedding.weight": stored("emb.weight"),
     "head.weight": stored("head.weight"),
     **{
@@ -36,10 +35,37 @@ RWKV7: Layout = {
         )
         for part in ("weight", "bias")
     },
+    "layers.{i}.mixer.norm_weight": stored(f"{_ATT}ln_x.weight"),
+    "layers.{i}.mixer.norm_bias": stored(f"{_ATT}ln_x.bias"),
+    "layers.{i}.mixer.out_proj.weight": stored(f"{_ATT}output.weight"),
+    "layers.{i}.ffn.up.weight": stored(f"{_FFN}key.weight"),
+    "layers.{i}.ffn.down.weight": stored(f"{_FFN}value.weight"),
+}
+
+
+def _projections(*names: str) -> Stored:
+    return stored(*(f"{_ATT}{name}.weight" for name in names), form=STACKED)
+
+
+RWKV6: Layout = {
+    **_BOTH,
+    "layers.{i}.mixer.mix_base": stored(f"{_ATT}time_maa_x", form=VECTOR),
+    "layers.{i}.mixer.mix": stored(*(f"{_ATT}time_maa_{letter}" for letter in "wkvrg"), form=MIX),
+    "layers.{i}.mixer.mix_down.weight": stored(f"{_ATT}time_maa_w1", form=TRANSPOSED),
+    "layers.{i}.mixer.mix_up": stored(f"{_ATT}time_maa_w2"),
+    "layers.{i}.mixer.decay.0.weight": stored(f"{_ATT}time_decay_w1", form=TRANSPOSED),
+    "layers.{i}.mixer.decay.2.weight": stored(f"{_ATT}time_decay_w2", form=TRANSPOSED),
+    "layers.{i}.mixer.decay_base": stored(f"{_ATT}time_decay", form=VECTOR),
+    "layers.{i}.mixer.projections": _projections("key", "value", "receptance", "gate"),
+    "layers.{i}.mixer.bonus": stored(f"{_ATT}time_faaaa"),
+    "layers.{i}.ffn.mix": stored(*(f"{_FFN}time_maa_{letter}" for letter in "kr"), form=MIX),
+    "layers.{i}.ffn.receptance.weight": stored(f"{_FFN}receptance.weight"),
+}
+
+RWKV7: Layout = {
+    **_BOTH,
     "layers.{i}.mixer.mix": stored(*(f"{_ATT}x_{letter}" for letter in "rkvwag"), form=MIX),
-    "layers.{i}.mixer.projections": stored(
-        *(f"{_ATT}{name}.weight" for name in ("receptance", "key", "value")), form=STACKED
-    ),
+    "layers.{i}.mixer.projections": _projections("receptance", "key", "value"),
     **{
         f"layers.{{i}}.mixer.{ours}.{part}": stored(f"{_ATT}{letter}{number}", form=form)
         for letter, ours in _LOW_RANK.items()
@@ -52,13 +78,11 @@ RWKV7: Layout = {
     "layers.{i}.mixer.removal_scale": stored(f"{_ATT}k_k", form=VECTOR),
     "layers.{i}.mixer.rate_scale": stored(f"{_ATT}k_a", form=VECTOR),
     "layers.{i}.mixer.bonus": stored(f"{_ATT}r_k"),
-    "layers.{i}.mixer.norm_weight": stored(f"{_ATT}ln_x.weight"),
-    "layers.{i}.mixer.norm_bias": stored(f"{_ATT}ln_x.bias"),
-    "layers.{i}.mixer.out_proj.weight": stored(f"{_ATT}output.weight"),
     "layers.{i}.ffn.mix": stored(f"{_FFN}x_k", form=VECTOR),
-    "layers.{i}.ffn.up.weight": stored(f"{_FFN}key.weight"),
-    "layers.{i}.ffn.down.weight": stored(f"{_FFN}value.weight"),
 }
+
+# by the configuration's mixer
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({"rwkv6": RWKV6, "rwkv7": RWKV7})
 
 # Published RWKV-7 checkpoints hold these although layer 0 has no lower layer to mix values with.
 UNUSED = frozenset(f"blocks.0.att.v{i}" for i in range(3))
@@ -96,85 +120,20 @@ class PthTensors:
             )
 
 
-def load_rwkv7(
+def load_rwkv(
     path: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
-    """The native model of an RWKV-7 checkpoint.
+    """The native model of a checkpoint, ``config`` being what its index tells.
 
     Raises:
         BadModelFolder: a tensor is missing, has another shape or is not of the model.
     """
     model = build(config, 0, dtype, device)
-    read_into(model, PthTensors(path), (RWKV7,))
+    read_into(model, PthTensors(path), (LAYOUTS[config.mixer],))
     return model
 
 
 def write_random(path: Path, config: ModelConfig, seed: int, dtype: torch.dtype) -> None:
-    """A checkpoint of a pure stack of RWKV layers; RWKV-7's weights are the native model's."""
-    if config.mixer == "rwkv6":
-        tensors = {name: tensor.to(dtype) for name, tensor in draw_rwkv6(config, seed).items()}
-    else:
-        tensors = stored_tensors(build(config, seed, dtype, torch.device("cpu")), RWKV7)
-    torch.save(tensors, path)
-
-
-def draw_rwkv6(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Random weights of an RWKV-6 model (arXiv 2404.05892), float32.
-
-    Matrices are uniform within ±inputs^-½, the low-rank parts too, so that token shift and decay
-    do depend on the data; decays spread over the channels as in the native RWKV-7.
-    """
-    section, hidden, vocabulary = config.rwkv6, config.hidden_size, config.vocab_size
-    assert section is not None
-    draw = _Draw(seed)
-    tensors = {"emb.weight": draw.normal(vocabulary, hidden), **_norm("blocks.0.ln0", hidden)}
-    for layer in range(config.num_layers):
-        block = f"blocks.{layer}."
-        tensors |= _norm(f"{block}ln1", hidden) | _norm(f"{block}ln2", hidden)
-        att = f"{block}att."
-        tensors |= {f"{att}time_maa_{letter}": draw.mix(hidden) for letter in "xwkvrg"}
-        tensors |= {
-            f"{att}time_maa_w1": draw.linear(5 * section.mix_rank, hidden).T.contiguous(),
-            f"{att}time_maa_w2": draw.linear(5, hidden, section.mix_rank).mT.contiguous(),
-            f"{att}time_decay": torch.linspace(-6, -1, hidden).view(1, 1, -1),
-            f"{att}time_decay_w1": draw.linear(section.decay_rank, hidden).T.contiguous(),
-            f"{att}time_decay_w2": draw.linear(hidden, section.decay_rank).T.contiguous(),
-            f"{att}time_faaaa": 0.3 * draw.normal(hidden // section.head_dim, section.head_dim),
-        }
-        for name in ("receptance", "key", "value", "gate", "output"):
-            tensors[f"{att}{name}.weight"] = draw.linear(hidden, hidden)
-        tensors |= _norm(f"{att}ln_x", hidden)
-        tensors |= _channel_mix(draw, f"{block}ffn.", hidden, rwkv6_ffn_size(config))
-    return tensors | _norm("ln_out", hidden) | {"head.weight": draw.linear(vocabulary, hidden)}
-
-
-class _Draw:
-    """Random tensors from a generator of their own."""
-
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator)
-
-    def mix(self, hidden: int) -> Tensor:
-        return torch.rand((1, 1, hidden), generator=self._generator)
-
-    def linear(self, *shape: int) -> Tensor:
-        """``[..., outputs, inputs]``."""
-        bound = 1 / math.sqrt(shape[-1])
-        return torch.empty(shape).uniform_(-bound, bound, generator=self._generator)
-
-
-def _norm(name: str, hidden: int) -> dict[str, Tensor]:
-    return {f"{name}.weight": torch.ones(hidden), f"{name}.bias": torch.zeros(hidden)}
-
-
-def _channel_mix(draw: _Draw, ffn: str, hidden: int, size: int) -> dict[str, Tensor]:
-    return {
-        f"{ffn}time_maa_k": draw.mix(hidden),
-        f"{ffn}time_maa_r": draw.mix(hidden),
-        f"{ffn}key.weight": draw.linear(size, hidden),
-        f"{ffn}receptance.weight": draw.linear(hidden, hidden),
-        f"{ffn}value.weight": draw.linear(hidden, size),
-    }
+    """A checkpoint of a pure stack of RWKV layers, with the weights that the native model draws."""
+    model = build(config, seed, dtype, torch.device("cpu"))
+    torch.save(stored_tensors(model, LAYOUTS[config.mixer]), path)
