@@ -108,7 +108,7 @@ class Cell(Frozen):
     batch_size: int = Field(1, ge=1)
     procedure: ProcedureKind
     seed: int = 0
-    role: Literal["measure", "sentinel"] = "measure"
+    role: Literal["measure", "sentinel", "frontier"] = "measure"
     occurrence: int = Field(0, description="Which repetition of a sentinel this is.")
     quality: CellQuality | None = Field(None, description="Beside time and memory, if asked for.")
 

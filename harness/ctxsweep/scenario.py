@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ctxsweep.frozen import Frozen
 from ctxsweep.records import ProcedureKind, Series
+from ctxsweep.scenario_frontier import Frontier
 from ctxsweep.scenario_messages import first_error, nearest
 from ctxsweep.scenario_quality import QualityPlan
 from ctxsweep.scenario_regression import Regression
@@ -136,6 +137,9 @@ class Scenario(Frozen):
         None, description="Losses of a text and tasks at every context; cells are independent."
     )
     regression: Regression = Regression()
+    frontier: Frontier | None = Field(
+        None, description="After the sweep: the longest context or largest batch within limits."
+    )
     series: tuple[Series, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -175,6 +179,12 @@ class Scenario(Frozen):
                     f"quality.tasks.{task}.contexts = {', '.join(map(str, asked.contexts))}: none "
                     f"of them is measured; the contexts are {', '.join(map(str, self.contexts))}"
                 )
+
+    @model_validator(mode="after")
+    def _frontier(self) -> Self:
+        if self.frontier is not None:
+            self.frontier.check_budget(self.budgets.memory_bytes)
+        return self
 
     @model_validator(mode="after")
     def _size(self) -> Self:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ctxsweep.analysis.crossover import all_crossovers
+from ctxsweep.analysis.drift import drift_of, log_deviation
+from ctxsweep.analysis.frontier_summary import FrontierLine
 from ctxsweep.analysis.metrics import METRICS, measure, reading_at_context
 from ctxsweep.analysis.numerics import numerics_checks
 from ctxsweep.analysis.quality import summarise_quality
@@ -36,7 +36,6 @@ from ctxsweep.records import (
 
 VERDICT_METRICS = ("cache_used_bytes", "itl_s", "prefill_s")
 CROSSOVER_METRICS = ("itl_s", "prefill_s", "held_bytes")
-MIN_SENTINELS = 3
 
 Line = tuple[str, int]
 """A curve of the report: series name and batch size."""
@@ -55,11 +54,12 @@ def summarise(
     environment: Environment | None = None,
     order: Sequence[str] = (),
     quality: Mapping[str, Any] | None = None,
+    frontier: Sequence[FrontierLine] = (),
 ) -> Summary:
     """Derive everything that the report says from a run's records.
 
     ``order`` names the series as the scenario does; without it they come as they were measured.
-    ``quality`` is the scenario's section of that name.
+    ``quality`` is the scenario's section of that name, ``frontier`` what its search found.
     A cell that was measured again counts by its last record. Failures stay as cells without
     metrics; they end the curves, and the verdicts say where and why.
     """
@@ -70,7 +70,7 @@ def summarise(
     values = {key: measure(record) for key, record in latest.items()}
     lines = _lines(cells)
     series = {r.cell.series.name: r.cell.series for r in latest.values()}
-    drift = _drift(sentinels, values)
+    drift = drift_of(sentinels, values)
     curves = [
         _points(line, rows, metric, values, drift)
         for metric in dict.fromkeys((*VERDICT_METRICS, *CROSSOVER_METRICS))
@@ -100,6 +100,7 @@ def summarise(
         started_at=started_at,
         elapsed_s=elapsed_s,
         quality=summarise_quality(cells, values, quality or {}),
+        frontier=tuple(frontier),
     )
 
 
@@ -174,15 +175,8 @@ def _points(
         contexts=tuple(points),
         values=tuple(points.values()),
         censored=_censored(rows, max(points, default=0)),
-        drift=max((_log_deviation(d) for d in drift if d.metric == metric), default=0.0),
+        drift=max((log_deviation(d) for d in drift if d.metric == metric), default=0.0),
     )
-
-
-def _log_deviation(drift: Drift) -> float:
-    """How far apart two cells of the same cost came out: the sentinel's standard deviation."""
-    if len(drift.values) < MIN_SENTINELS:
-        return 0.0
-    return float(np.log(drift.values).std(ddof=1))
 
 
 def _censored(rows: list[Record], last: int) -> str:
@@ -302,33 +296,6 @@ def _cache_check(line: Line, rows: list[Record]) -> CacheCheck | None:
         formula_bytes_per_token=pairs[-1][1].cache_bytes_per_token,
         difference_bytes=max(abs(used - cost.cache_bytes) for used, cost in pairs),
     )
-
-
-def _drift(sentinels: Sequence[Record], values: Values) -> tuple[Drift, ...]:
-    """The sentinel cells over the run: their decode step and their prefill."""
-    groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for record in sentinels:
-        if record.status is Status.OK:
-            groups[record.cell.series.name, record.cell.context_tokens].append(record)
-    result = []
-    for (name, context), rows in groups.items():
-        rows.sort(key=lambda r: (r.cell.occurrence, r.started_at))
-        for metric in ("itl_s", "prefill_s"):
-            seen = [(values[r.cell.key].get(metric), r.started_at) for r in rows]
-            medians = tuple((e.value, at) for e, at in seen if e is not None)
-            if medians:
-                level = np.array([v for v, _ in medians])
-                result.append(
-                    Drift(
-                        series=name,
-                        context_tokens=context,
-                        metric=metric,
-                        values=tuple(v for v, _ in medians),
-                        started_at=tuple(at for _, at in medians),
-                        relative_spread=float(np.ptp(level) / np.median(level)),
-                    )
-                )
-    return tuple(result)
 
 
 def _ladder(line: Line, rows: list[Record], values: Values) -> LadderCost | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ctxsweep.analysis.frontier import frontier_lines
 from ctxsweep.analysis.summarise import summarise
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.cli.errors import EXIT_INTERRUPTED
@@ -57,8 +58,8 @@ def sweep_and_report(
         outcome = _measure(scenario, folder, verbosity)
     if outcome.interrupted:
         ERRORS.print(
-            f"interrupted: {outcome.measured} cells are kept in {folder.path}; "
-            f"--resume measures the other {outcome.missing}",
+            f"interrupted: {outcome.measured + outcome.tries} cells are kept in {folder.path}; "
+            f"--resume {_rest(scenario, outcome)}",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -66,11 +67,19 @@ def sweep_and_report(
         return EXIT_INTERRUPTED
     write_report(folder.path, quiet=quiet)
     if not quiet:
-        new = outcome.measured + outcome.failed - known
+        new = outcome.measured + outcome.failed + outcome.tries - known
         _say(f"{new} cells in {_minutes(time.monotonic() - start)}.")
     elif outcome.failed:
         ERRORS.print(f"{outcome.failed} cells have no figures; the report says why.")
     return outcome.exit_code
+
+
+def _rest(scenario: Scenario, outcome: Outcome) -> str:
+    """What is left to do of an interrupted sweep."""
+    if scenario.frontier is None:
+        return f"measures the other {outcome.missing}"
+    before = f"measures the other {outcome.missing}, then " if outcome.missing else ""
+    return f"{before}goes on with the search"
 
 
 def _folder(scenario: Scenario, results: Path, resume: bool, quiet: bool) -> RunFolder:
@@ -137,6 +146,7 @@ def derive(folder: RunFolder) -> Summary:
         environment=manifest.environment,
         order=[str(series["name"]) for series in manifest.scenario.get("series", ())],
         quality=manifest.scenario.get("quality"),
+        frontier=frontier_lines(records, manifest.scenario),
     )
 
 

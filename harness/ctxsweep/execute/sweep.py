@@ -1,4 +1,7 @@
-"""A whole sweep: the cells that have no record yet, block by block, into the run's folder."""
+"""A whole sweep: the cells that have no record yet, block by block, into the run's folder.
+
+Where the scenario has a section ``frontier``, its search follows.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ctxsweep.execute.executors import Display, Executor
+from ctxsweep.execute.frontier import plan_of, probe_job, probes
 from ctxsweep.execute.job import Job, not_tried, rules_out
 from ctxsweep.expansion import blocks
 from ctxsweep.measure.environment import available_memory_bytes, physical_cores
@@ -15,6 +19,7 @@ from ctxsweep.records import Cell, Record, Status
 from ctxsweep.scenario import Scenario
 from ctxsweep.store import RunFolder
 
+BROKEN = (Status.ERROR, Status.UNSUPPORTED)
 FREE_SHARE = 0.9
 """Default limit of a child: this part of what is free when the sweep starts."""
 
@@ -47,17 +52,20 @@ class Silent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended."""
+    """How a sweep ended. ``tries`` are those of the search for the frontier, ``broken`` the ones
+    among them that gave no answer: to go over a limit is what a try is for."""
 
     measured: int
     failed: int
     missing: int
     interrupted: bool = False
+    tries: int = 0
+    broken: int = 0
 
     @property
     def exit_code(self) -> int:
         """0 done, 1 finished with failed cells, 130 interrupted."""
-        return 130 if self.interrupted else int(self.failed > 0)
+        return 130 if self.interrupted else int(self.failed + self.broken > 0)
 
 
 def run_sweep(
@@ -72,13 +80,15 @@ def run_sweep(
     """Measure every cell that ``folder`` has no record of, in order; a record is on disk at once.
 
     Failures are records. On Ctrl-C what is measured stays, ``interrupted`` is set, and the same
-    call on the resumed folder does the rest.
+    call on the resumed folder does the rest. The search for the frontier begins when all cells
+    have their records.
     """
     shown: Progress = progress or Silent()
     known = list(folder.records())
     finished = {record.cell.key for record in known}
     memory_bytes = scenario.budgets.memory_bytes or default_memory_bytes(scenario.device)
-    shown.start(len(cells), len(finished))
+    plan = plan_of(scenario)
+    shown.start(len(cells) + (plan.most_tries if plan else 0), len(finished))
     interrupted = False
 
     def keep(records: Iterable[Record]) -> None:
@@ -105,6 +115,9 @@ def run_sweep(
             )
             with closing(executor.run(job, shown)) as records:
                 keep(records)
+        for cell in probes(scenario, known):
+            with closing(executor.run(probe_job(scenario, cell, memory_bytes), shown)) as records:
+                keep(records)
         if folder.manifest.finished_at is None:
             folder.finish()
     except KeyboardInterrupt:
@@ -125,10 +138,14 @@ def _ruled_out(cell: Cell, known: Sequence[Record]) -> Record | None:
 
 
 def _outcome(known: Sequence[Record], total: int, interrupted: bool) -> Outcome:
-    failed = sum(record.status is not Status.OK for record in known)
+    planned = [record for record in known if record.cell.role != "frontier"]
+    tries = [record for record in known if record.cell.role == "frontier"]
+    failed = sum(record.status is not Status.OK for record in planned)
     return Outcome(
-        measured=len(known) - failed,
+        measured=len(planned) - failed,
         failed=failed,
-        missing=total - len(known),
+        missing=total - len(planned),
         interrupted=interrupted,
+        tries=len(tries),
+        broken=sum(record.status in BROKEN for record in tries),
     )
