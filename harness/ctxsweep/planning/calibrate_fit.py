@@ -1,0 +1,185 @@
+"""Speeds fitted to measured cells, and how far they miss cells that the fit has not seen.
+
+Least squares on relative errors with nothing negative: each cell's bound is taken off its time, and
+what is left is spread over the parts, so that no share of a ceiling can exceed 1. Cells far off the
+others count for less (Huber's weights, J. Ann. Math. Stat. 35, 1964), since a machine that was
+disturbed for a moment is slow, not different. Parts that the cells cannot tell apart, such as
+weights and calls where all models of a group are of one size, are pulled weakly to their bound.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
+from ctxsweep.planning.calibration import (
+    CodePath,
+    Group,
+    Measured,
+    ProcessMemory,
+    Speeds,
+    code_path,
+    columns,
+    demand_of,
+    held_bytes,
+)
+from ctxsweep.planning.footprint import weights_bytes
+from ctxsweep.planning.observed import Observed
+from ctxsweep.records import Ceilings
+
+PULL = 0.1  # weight of the pull to the bound, in units of a part's mean share of a cell
+ROUNDS = 12
+LEAST_SCATTER = 0.02  # of relative errors
+TUNING = 1.5  # scatters beyond which a cell counts for less
+MIN_CONTEXTS = 2
+MIN_HELD_OUT = 4
+"""Contexts that a series must have for half of them to be held out."""
+TIMES: tuple[PredictedMetric, ...] = ("itl_s", "prefill_s")
+
+Floats = NDArray[np.float64]
+Missed = dict[PredictedMetric, list[float]]
+"""Signed relative errors by metric."""
+Split = Callable[[Sequence[int]], tuple[tuple[set[int], set[int]], ...]]
+"""From a series' contexts, ascending, to pairs: contexts to fit to, contexts to predict."""
+
+
+def alternating(contexts: Sequence[int]) -> tuple[tuple[set[int], set[int]], ...]:
+    """Every second context is fitted to and the others predicted, then the other way round."""
+    odd, even = set(contexts[::2]), set(contexts[1::2])
+    return (odd, even), (even, odd)
+
+
+def shorter_half(contexts: Sequence[int]) -> tuple[tuple[set[int], set[int]], ...]:
+    """The shorter half is fitted to, the longer predicted: what an extrapolation is worth."""
+    middle = (len(contexts) + 1) // 2
+    return ((set(contexts[:middle]), set(contexts[middle:])),)
+
+
+def by_path(cells: Iterable[Observed]) -> dict[CodePath, list[Observed]]:
+    """Cells that share their code; those that no calibration describes are left out."""
+    groups: dict[CodePath, list[Observed]] = defaultdict(list)
+    for cell in cells:
+        path = code_path(cell.config, cell.deployment, cell.backend)
+        if path is not None and any(metric in cell.values for metric in TIMES):
+            groups[path].append(cell)
+    return {
+        path: rows
+        for path, rows in groups.items()
+        if len({row.context_tokens for row in rows}) >= MIN_CONTEXTS
+    }
+
+
+def fit_group(path: CodePath, rows: Sequence[Observed], ceilings: Ceilings) -> Group:
+    """One code path's speeds and memory, with its errors on these very cells."""
+    group = Group(
+        path=path,
+        speeds=_speeds(rows, ceilings),
+        memory=_memory(rows),
+        measured=_measured(rows),
+    )
+    return group.model_copy(update={"fitted": summed([missed(group, rows, ceilings)])})
+
+
+def unseen(path: CodePath, rows: Sequence[Observed], ceilings: Ceilings, split: Split) -> Missed:
+    """Errors on contexts that the fit has not seen; empty where a series has too few."""
+    contexts: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        contexts[row.series].add(row.context_tokens)
+    splits = {name: split(sorted(n)) for name, n in contexts.items() if len(n) >= MIN_HELD_OUT}
+    rows = [row for row in rows if row.series in splits]
+    found: Missed = defaultdict(list)
+    for turn in range(len(next(iter(splits.values()), ()))):
+        seen = [row for row in rows if row.context_tokens in splits[row.series][turn][0]]
+        left = [row for row in rows if row.context_tokens in splits[row.series][turn][1]]
+        for metric, errors in missed(fit_group(path, seen, ceilings), left, ceilings).items():
+            found[metric] += errors
+    return dict(found)
+
+
+def missed(group: Group, rows: Iterable[Observed], ceilings: Ceilings) -> Missed:
+    """How far the group's predictions of cells lie off."""
+    found: Missed = defaultdict(list)
+    for row in rows:
+        for metric in PREDICTED:
+            value = row.values.get(metric)
+            said = group.predict(metric, row.config, row.deployment, row.context_tokens, ceilings)
+            if value is not None and said is not None:
+                found[metric].append(said / value - 1)
+    return dict(found)
+
+
+def summed(
+    parts: Iterable[Mapping[PredictedMetric, Sequence[float]]],
+) -> dict[PredictedMetric, Errors]:
+    """Errors by metric over several groups."""
+    found: Missed = defaultdict(list)
+    for part in parts:
+        for metric, errors in part.items():
+            found[metric] += errors
+    told = {metric: Errors.of(found[metric]) for metric in PREDICTED if metric in found}
+    return {metric: errors for metric, errors in told.items() if errors is not None}
+
+
+def _speeds(rows: Sequence[Observed], ceilings: Ceilings) -> Speeds:
+    parts, times = [], []
+    for row in rows:
+        for metric in TIMES:
+            if metric in row.values:
+                asked = demand_of(metric, row.config, row.deployment, row.context_tokens)
+                parts.append(columns(row.config, row.deployment, asked, ceilings))
+                times.append(row.values[metric])
+    # As shares of each cell's time; the first column, calls, is in milliseconds.
+    shares = np.array(parts) * np.array([1e-3, 1, 1, 1, 1]) / np.array(times)[:, None]
+    bound = np.array([0.0, 1, 1, 1, 1])
+    besides = robust_nnls(shares, 1 - shares @ bound, np.array([0, PULL, PULL, PULL, PULL]))
+    linear, attention, weights, cache = 1 / (1 + besides[1:])
+    return Speeds(
+        call_s=besides[0] * 1e-3, linear=linear, attention=attention, weights=weights, cache=cache
+    )
+
+
+def _memory(rows: Sequence[Observed]) -> ProcessMemory | None:
+    told = [row for row in rows if "process_peak_bytes" in row.values]
+    if len({row.context_tokens for row in told}) < MIN_CONTEXTS:
+        return None
+    peak = np.array([row.values["process_peak_bytes"] for row in told])
+    held = np.array([held_bytes(r.config, r.deployment, r.context_tokens) for r in told])
+    tokens = np.array([r.context_tokens * r.deployment.batch_size for r in told])
+    mib = 2.0**20
+    shares = np.stack([mib / peak, tokens / peak], axis=1)
+    base, per_token = robust_nnls(shares, 1 - held / peak, np.zeros(2))
+    return ProcessMemory(base_bytes=base * mib, bytes_per_token=per_token)
+
+
+def robust_nnls(parts: Floats, wanted: Floats, pull: Floats) -> Floats:
+    """Factors of the columns of ``parts`` [N, K], none negative, whose sum comes near ``wanted``.
+
+    ``pull`` [K] draws a factor to 0, by its weight times the column's mean.
+    """
+    draw = np.diag(pull * parts.mean(axis=0))
+    weight = np.ones(len(wanted))
+    for _ in range(ROUNDS):
+        rows = np.vstack([parts * weight[:, None], draw])
+        found, _ = nnls(rows, np.concatenate([wanted * weight, np.zeros(len(pull))]))
+        off = np.abs(parts @ found - wanted)
+        scatter = max(1.4826 * float(np.median(off)), LEAST_SCATTER)
+        weight = np.sqrt(1 / np.maximum(1, off / (TUNING * scatter)))
+    return np.asarray(found, dtype=float)
+
+
+def _measured(rows: Sequence[Observed]) -> Measured:
+    contexts = [row.context_tokens for row in rows]
+    batches = [row.deployment.batch_size for row in rows]
+    weights = [weights_bytes(row.config, row.deployment) for row in rows]
+    return Measured(
+        models=tuple(dict.fromkeys(row.config.name for row in rows)),
+        contexts=(min(contexts), max(contexts)),
+        batch_sizes=(min(batches), max(batches)),
+        weights_bytes=(min(weights), max(weights)),
+        cells=len(rows),
+    )
