@@ -13,15 +13,25 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctxsweep.models import accounting_recurrent as accounting
-from ctxsweep.models.config import Attention, FeedForward, Mamba, ModelConfig, Retention, Rwkv7
+from ctxsweep.models.config import (
+    Attention,
+    FeedForward,
+    Mamba,
+    ModelConfig,
+    Retention,
+    Rwkv6,
+    Rwkv7,
+)
 from ctxsweep.models.language_model import LanguageModel, ModelState, build
 from ctxsweep.models.layers import StateSpec
 from ctxsweep_kernels.retention import retention
 from ctxsweep_kernels.ssd import ssd_chunk_scan
+from ctxsweep_kernels.wkv6 import wkv6
 from ctxsweep_kernels.wkv7 import wkv7
 
 CPU = torch.device("cpu")
 VOCABULARY, HIDDEN, LAYERS = 256, 128, 4
+RWKV6 = Rwkv6(head_dim=32, mix_rank=8, decay_rank=12)
 RWKV7 = Rwkv7(head_dim=32, decay_rank=16, rate_rank=12, value_rank=8, gate_rank=24)
 MAMBA2 = Mamba(state_size=32, head_dim=32, groups=2)
 
@@ -34,6 +44,7 @@ def _config(name: str, **fields: Any) -> ModelConfig:
 PURE = {
     "mamba1": _config("mamba1", mixer="mamba1", mamba=Mamba(state_size=8, conv_kernel=3)),
     "mamba2": _config("mamba2", mixer="mamba2", mamba=MAMBA2),
+    "rwkv6": _config("rwkv6", mixer="rwkv6", norm="layernorm", rwkv6=RWKV6),
     "rwkv7": _config("rwkv7", mixer="rwkv7", norm="layernorm", rwkv7=RWKV7),
     "retention": _config(
         "retention",
@@ -51,7 +62,16 @@ HYBRID = _config(
     attention=Attention(heads=4, kv_heads=2, head_dim=32),
     ffn=FeedForward(size=192),
 )
-ALL = PURE | {"hybrid": HYBRID}
+RWKV_HYBRID = _config(
+    "rwkv-hybrid",
+    mixer="rwkv6",
+    norm="layernorm",
+    rwkv6=RWKV6,
+    attention_every=2,
+    attention=Attention(heads=4, kv_heads=2, head_dim=32),
+    ffn=FeedForward(size=192),
+)
+ALL = PURE | {"hybrid": HYBRID, "rwkv-hybrid": RWKV_HYBRID}
 
 
 def _spec(batch_size: int, dtype: torch.dtype = torch.float32) -> StateSpec:
@@ -143,7 +163,7 @@ def test_parameters_are_those_of_the_formula(name: str) -> None:
     for index, layer in enumerate(_model(name).layers):
         count = sum(parameter.numel() for parameter in layer.mixer.parameters())
         assert count == accounting.mixer_parameters(ALL[name], name, index)
-        if name == "rwkv7":
+        if name in ("rwkv6", "rwkv7"):
             count = sum(parameter.numel() for parameter in layer.ffn.parameters())
             assert count == accounting.ffn_parameters(ALL[name])
 
@@ -185,6 +205,8 @@ def _elementwise_flops(config: ModelConfig, decode: bool) -> int:
         channels = inner + 2 * mamba.groups * mamba.state_size
         outer = 3 * inner * mamba.state_size if decode else 0
         return 2 * mamba.conv_kernel * channels + outer
+    if config.rwkv6 is not None:
+        return HIDDEN * 3 * config.rwkv6.head_dim if decode else 0
     if config.rwkv7 is not None:
         return HIDDEN * (5 * config.rwkv7.head_dim if decode else accounting.WKV7_CHUNK)
     assert config.retention is not None
@@ -196,6 +218,7 @@ def _elementwise_flops(config: ModelConfig, decode: bool) -> int:
     ("op", "chunk"),
     [
         (ssd_chunk_scan, accounting.SSD_CHUNK),
+        (wkv6, accounting.WKV6_CHUNK),
         (wkv7, accounting.WKV7_CHUNK),
         (retention, accounting.RETENTION_CHUNK),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctxsweep.models.config import FeedForward, Mamba, ModelConfig, Retention, Rwkv7
+from ctxsweep.models.config import FeedForward, Mamba, ModelConfig, Retention, Rwkv6, Rwkv7
 from ctxsweep.models.language_model import build
 from ctxsweep.models.layers import StateSpec
 
@@ -16,6 +16,7 @@ TOKENS, SEGMENT = 131072, 4096
 SECTIONS: dict[str, dict[str, Any]] = {
     "mamba1": {"mamba": Mamba(state_size=4)},
     "mamba2": {"mamba": Mamba(state_size=16, head_dim=16)},
+    "rwkv6": {"rwkv6": Rwkv6(head_dim=16, mix_rank=4, decay_rank=8), "norm": "layernorm"},
     "rwkv7": {"rwkv7": Rwkv7(head_dim=16), "norm": "layernorm"},
     "retention": {"retention": Retention(heads=2), "ffn": FeedForward(kind="gelu", size=64)},
 }

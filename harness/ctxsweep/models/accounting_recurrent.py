@@ -16,6 +16,7 @@ from ctxsweep.records import DType
 
 # Tokens per chunk in prefill: the defaults of the ops.
 SSD_CHUNK = 64
+WKV6_CHUNK = 64
 WKV7_CHUNK = 32
 RETENTION_CHUNK = 64
 
@@ -166,10 +167,20 @@ def _rwkv6_parameters(config: ModelConfig, layer: int) -> int:
     return _rwkv6_linears(config) + 10 * config.hidden_size
 
 
-def _rwkv6_flops(config: ModelConfig, layer: int) -> int:
-    linears = _rwkv6_linears(config) + _rwkv6_channel_mix_linears(config)
+def _rwkv6_shared_flops(config: ModelConfig) -> int:
+    return 2 * (_rwkv6_linears(config) + _rwkv6_channel_mix_linears(config))
+
+
+def _rwkv6_prefill_flops(config: ModelConfig, layer: int) -> int:
+    # queries × earlier keys of the chunk, the whole square × values, r S and the new S
+    inside = WKV6_CHUNK - 1 + 2 * WKV6_CHUNK
+    state = 4 * _rwkv6(config).head_dim
+    return _rwkv6_shared_flops(config) + config.hidden_size * (inside + state)
+
+
+def _rwkv6_decode_flops(config: ModelConfig, layer: int) -> int:
     state = config.hidden_size * _rwkv6(config).head_dim
-    return 2 * linears + 7 * state  # k v, u k v + S, r (...), w S + k v
+    return _rwkv6_shared_flops(config) + 5 * state  # r S, decay, outer product
 
 
 def _rwkv6_state(config: ModelConfig) -> tuple[int, int]:
@@ -261,7 +272,9 @@ RECURRENT: Mapping[str, MixerCost] = MappingProxyType(
         "mamba2": MixerCost(
             _mamba2_parameters, _mamba2_prefill_flops, _mamba2_decode_flops, _mamba2_state
         ),
-        "rwkv6": MixerCost(_rwkv6_parameters, _rwkv6_flops, _rwkv6_flops, _rwkv6_state),
+        "rwkv6": MixerCost(
+            _rwkv6_parameters, _rwkv6_prefill_flops, _rwkv6_decode_flops, _rwkv6_state
+        ),
         "rwkv7": MixerCost(
             _rwkv7_parameters, _rwkv7_prefill_flops, _rwkv7_decode_flops, _rwkv7_state
         ),
