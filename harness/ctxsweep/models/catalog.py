@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.encoder import EncoderConfig
 from ctxsweep.models.gguf_config import config_from_gguf
 from ctxsweep.models.hf_config import BadModelFolder, config_from, config_from_folder
 from ctxsweep.models.inline import inline_config
@@ -22,6 +23,7 @@ from ctxsweep.models.pretrained import PRETRAINED
 from ctxsweep.models.rwkv_checkpoint import BadCheckpoint, config_from_pth
 
 CATALOG = Path(__file__).parent / "catalog"
+ENCODERS = CATALOG / "encoders"
 TRAINED = Path(__file__).parent / "trained"
 """Folders of models that come with the package, weights and all."""
 
@@ -33,6 +35,30 @@ class UnknownModel(ValueError):
 def names() -> list[str]:
     """The catalogue's names, sorted."""
     return sorted(path.stem for path in CATALOG.glob("*.yaml"))
+
+
+def families() -> dict[str, list[str]]:
+    """The catalogue's names by family (of what was published, and ``tiny``), both sorted."""
+    found: dict[str, list[str]] = {}
+    for name in names():
+        found.setdefault(str(_fields(CATALOG / f"{name}.yaml")["family"]), []).append(name)
+    return dict(sorted(found.items()))
+
+
+def encoder_names() -> list[str]:
+    """The names of the encoders and encoder-decoders, of which only the footprint is known."""
+    return sorted(path.stem for path in ENCODERS.glob("*.yaml"))
+
+
+def load_encoder(name: str) -> EncoderConfig:
+    """The encoder of this name. Raises ``UnknownModel``, which names the nearest."""
+    if name not in encoder_names():
+        raise UnknownModel(f"'{name}' is not an encoder; {_nearest(name, encoder_names())}")
+    path = ENCODERS / f"{name}.yaml"
+    try:
+        return EncoderConfig(name=name, **_fields(path))
+    except ValidationError as error:
+        raise UnknownModel(f"{path}: {error}") from error
 
 
 def trained_names() -> list[str]:
@@ -64,13 +90,21 @@ def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
         return _at(path)
     if model in PRETRAINED:
         raise UnknownModel(f"'{model}' is not here yet: ctxsweep fetch {model}")
-    near = get_close_matches(model, all_names(), n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    if model in encoder_names():
+        raise UnknownModel(
+            f"'{model}' is an encoder: ctxsweep inspect and predict know its footprint; it cannot "
+            "be swept, it has no decode of its own over a context"
+        )
     raise UnknownModel(
         f"'{model}' is not in the catalogue and not a model folder, .gguf or .pth file; "
-        f"{hint}"
-        f"Known: {', '.join(all_names())}"
+        f"{_nearest(model, all_names())}"
     )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {', '.join(known)}"
 
 
 def _at(path: Path) -> ModelConfig:
@@ -133,7 +167,15 @@ def is_pth(model: str | Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> ModelConfig:
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = _fields(path)
+        del fields["family"]
         return ModelConfig(name=path.stem, **fields)
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError) as error:
+        raise UnknownModel(f"{path}: {error}") from error
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UnknownModel(f"{path}: {error}") from error

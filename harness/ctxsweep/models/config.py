@@ -33,6 +33,9 @@ class Published(Frozen):
 
     parameters: int = Field(ge=1)
     rounded_to: int = Field(1, ge=1, description="Unit of the last digit given; 1: exact.")
+    counts_tied_head: bool = Field(
+        False, description="The figure counts a tied head beside the embedding that it is."
+    )
     source: str
 
 
