@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxsweep.analysis.frontier import FrontierPlan, Search, frontier_lines, stopped_by
+from ctxsweep.analysis.frontier import FrontierPlan, Search, stopped_by, summarise_frontier
+from ctxsweep.analysis.frontier_summary import FrontierLine
 from ctxsweep.records import Cell, Record, Sample, Series, Status
 from ctxsweep.scenario_frontier import Within
 
@@ -55,6 +56,12 @@ def ran(of: Cell, prefill_s: float = 1.0, step_s: float = 0.01) -> Record:
 
 def ended(of: Cell, status: Status, **update: Any) -> Record:
     return Record(cell=of, status=status, detail="why", **update)
+
+
+def frontier_lines(known: list[Record], whole: dict[str, Any]) -> tuple[FrontierLine, ...]:
+    found = summarise_frontier(known, whole)
+    assert found is not None
+    return found.lines
 
 
 def hunt(
@@ -221,6 +228,6 @@ def test_a_limit_inside_the_interval_is_said_to_be_close() -> None:
         assert line.passes and line.fails and line.close is close
 
 
-def test_a_scenario_without_the_section_has_no_lines() -> None:
-    assert frontier_lines([ran(cell(1024))], {"series": [], "frontier": None}) == ()
-    assert frontier_lines([ran(cell(1024))], {"series": []}) == ()
+def test_a_scenario_without_the_section_has_no_answer() -> None:
+    assert summarise_frontier([ran(cell(1024))], {"series": [], "frontier": None}) is None
+    assert summarise_frontier([ran(cell(1024))], {"series": []}) is None

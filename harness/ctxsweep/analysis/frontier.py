@@ -14,6 +14,7 @@ from ctxsweep.analysis.frontier_summary import (
     BROKEN,
     FrontierLine,
     FrontierProbe,
+    FrontierSummary,
     Quantity,
     Reason,
 )
@@ -170,14 +171,20 @@ def stopped_by(record: Record, within: Within) -> Reason | None:
     return max(over)[1] if over else None
 
 
-def frontier_lines(
+def summarise_frontier(
     records: Sequence[Record], scenario: Mapping[str, Any]
-) -> tuple[FrontierLine, ...]:
-    """The answer of every search of a scenario; empty where it has no section ``frontier``."""
+) -> FrontierSummary | None:
+    """The answer of every search of a scenario; None where it has no section ``frontier``."""
     plan = FrontierPlan.of(scenario)
     if plan is None:
-        return ()
-    return tuple(_line(plan, plan.bracket(search, records)) for search in plan.searches())
+        return None
+    within = plan.frontier.within
+    return FrontierSummary(
+        memory_bytes=within.memory or plan.memory_bytes,
+        decode_s=within.decode,
+        prefill_s=within.prefill,
+        lines=tuple(_line(plan, plan.bracket(search, records)) for search in plan.searches()),
+    )
 
 
 def _line(plan: FrontierPlan, at: Bracket) -> FrontierLine:

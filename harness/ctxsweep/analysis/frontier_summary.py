@@ -42,3 +42,12 @@ class FrontierLine(Frozen):
     complete: bool = Field(description="False: interrupted before the answer.")
     tries: int = Field(description="Probes run for it; the scenario's own cells are not counted.")
     most_tries: int
+
+
+class FrontierSummary(Frozen):
+    """The limits that had to hold, all together, and how far each series goes within them."""
+
+    memory_bytes: int | None = Field(description="Of a child; None: what was free on the machine.")
+    decode_s: float | None = Field(description="Median of a decode step; None: no limit.")
+    prefill_s: float | None = Field(description="Of the whole context; None: no limit.")
+    lines: tuple[FrontierLine, ...]

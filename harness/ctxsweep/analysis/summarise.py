@@ -8,7 +8,7 @@ from typing import Any
 
 from ctxsweep.analysis.crossover import all_crossovers
 from ctxsweep.analysis.drift import drift_of, log_deviation
-from ctxsweep.analysis.frontier_summary import FrontierLine
+from ctxsweep.analysis.frontier_summary import FrontierSummary
 from ctxsweep.analysis.metrics import METRICS, measure, reading_at_context
 from ctxsweep.analysis.numerics import numerics_checks
 from ctxsweep.analysis.quality import summarise_quality
@@ -54,7 +54,7 @@ def summarise(
     environment: Environment | None = None,
     order: Sequence[str] = (),
     quality: Mapping[str, Any] | None = None,
-    frontier: Sequence[FrontierLine] = (),
+    frontier: FrontierSummary | None = None,
 ) -> Summary:
     """Derive everything that the report says from a run's records.
 
@@ -100,7 +100,7 @@ def summarise(
         started_at=started_at,
         elapsed_s=elapsed_s,
         quality=summarise_quality(cells, values, quality or {}),
-        frontier=tuple(frontier),
+        frontier=frontier,
     )
 
 

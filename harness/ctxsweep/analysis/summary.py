@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ctxsweep.analysis.frontier_summary import FrontierLine
+from ctxsweep.analysis.frontier_summary import FrontierSummary
 from ctxsweep.analysis.interval import Estimate as Estimate
 from ctxsweep.analysis.quality_summary import QualitySummary
 from ctxsweep.frozen import Frozen
@@ -156,4 +156,4 @@ class Summary(Frozen):
     started_at: str
     elapsed_s: float
     quality: QualitySummary | None = Field(None, description="Where the run measured quality.")
-    frontier: tuple[FrontierLine, ...] = Field((), description="Where the run searched for it.")
+    frontier: FrontierSummary | None = Field(None, description="Where the run searched for it.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxsweep.analysis.frontier import frontier_lines
+from ctxsweep.analysis.frontier import summarise_frontier
 from ctxsweep.analysis.summarise import summarise
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.cli.errors import EXIT_INTERRUPTED
@@ -146,7 +146,7 @@ def derive(folder: RunFolder) -> Summary:
         environment=manifest.environment,
         order=[str(series["name"]) for series in manifest.scenario.get("series", ())],
         quality=manifest.scenario.get("quality"),
-        frontier=frontier_lines(records, manifest.scenario),
+        frontier=summarise_frontier(records, manifest.scenario),
     )
 
 
