@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.models.hf_families import FAMILIES, Json
+from ctxsweep.models.hf_families import FAMILIES, REFUSED
+from ctxsweep.models.hf_words import OUR_WORDS, Json, check_types
 
 
 class BadModelFolder(ValueError):
@@ -30,20 +32,34 @@ def config_from_folder(folder: Path) -> ModelConfig:
 
 def config_from(raw: Json, name: str) -> ModelConfig:
     """The ``ModelConfig`` of a ``config.json``'s content; ``ValueError`` says what is not built."""
-    family = raw["model_type"]
+    family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(f"model_type = {family!r} is not built; one of: {', '.join(FAMILIES)}")
+        raise ValueError(_not_built(family))
+    check_types(raw)
     try:
         return ModelConfig(name=name, source=f"{family} folder", **FAMILIES[family](raw))
     except KeyError as error:
         raise ValueError(f"key {error} is missing") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors()
-        )
-        raise ValueError(problems) from error
+        raise ValueError("; ".join(_problem(e, raw) for e in error.errors())) from error
     except (TypeError, OverflowError) as error:
         raise ValueError(f"a value is not of the type that its key takes: {error}") from error
+
+
+def _not_built(family: object) -> str:
+    why = REFUSED.get(family) if isinstance(family, str) else None
+    said = f": {why}" if why else ""
+    return f"model_type = {family!r} is not built{said}; one of: {', '.join(FAMILIES)}"
+
+
+def _problem(error: ErrorDetails, raw: Json) -> str:
+    """One problem under the key of the file that it came from, where there is one."""
+    field = ".".join(map(str, error["loc"])) or "model"
+    key = next((word for word in OUR_WORDS.get(field, ()) if raw.get(word) is not None), field)
+    said = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    value = f" = {given!r}" if isinstance(given, int | float | str) else ""
+    return f"{key}{value}: {said}"
 
 
 def model_type(folder: Path) -> str:
@@ -61,7 +77,5 @@ def _read(folder: Path) -> Json:
         raise BadModelFolder(f"{path}: cannot be read as JSON: {error}") from error
     family = raw.get("model_type") if isinstance(raw, dict) else None
     if not isinstance(family, str):
-        raise BadModelFolder(
-            f"{path}: model_type = {family!r} is not built; one of: {', '.join(FAMILIES)}"
-        )
+        raise BadModelFolder(f"{path}: {_not_built(family)}")
     return dict(raw)

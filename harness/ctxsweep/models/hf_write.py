@@ -1,12 +1,41 @@
-"""A ``ModelConfig`` as the ``config.json`` of transformers. Never imports torch."""
+"""A ``ModelConfig`` as the ``config.json`` of transformers. Never imports torch.
+
+Every family that has the model's kinds of layers writes it in its words; the first whose file reads
+back as the same model is taken. So a setting that no family has a word for is never left out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ctxsweep.models.config import Attention, FeedForward, ModelConfig
-from ctxsweep.models.rope import resolve
-from ctxsweep.models.rope_words import write_rope
+from ctxsweep.models.config import Mixer, ModelConfig
+from ctxsweep.models.hf_config import config_from
+from ctxsweep.models.hf_settings import settings
+from ctxsweep.models.hf_words import Fields
+from ctxsweep.models.hf_write_layernorm import (
+    write_bloom,
+    write_falcon,
+    write_gpt2,
+    write_gpt_bigcode,
+    write_gpt_neox,
+    write_mpt,
+    write_phi,
+)
+from ctxsweep.models.hf_write_llama import (
+    write_gemma,
+    write_llama,
+    write_mistral,
+    write_mixtral,
+    write_phi3,
+    write_qwen2,
+)
+from ctxsweep.models.hf_write_state import (
+    write_granite_hybrid,
+    write_jamba,
+    write_mamba,
+    write_mamba2,
+)
 from ctxsweep.records import DType
 
 
@@ -20,225 +49,88 @@ def hf_config(config: ModelConfig, dtype: DType) -> dict[str, Any]:
     Raises:
         NoFamily: no family of transformers has this shape.
     """
-    family, architecture, fields = _FAMILIES[_family(config)](config)
-    return {
-        "architectures": [architecture],
-        "model_type": family,
-        "dtype": dtype,
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tied_embeddings,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        **fields,
-    }
+    apart: list[tuple[str, list[str]]] = []
+    for family, architecture, write in _candidates(config):
+        fields = {
+            "architectures": [architecture],
+            "model_type": family,
+            "dtype": dtype,
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tied_embeddings,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            **write(config),
+        }
+        found = _differences(config, fields)
+        if not found:
+            return fields
+        apart.append((family, found))
+    nearest, found = min(apart, key=lambda pair: len(pair[1]))
+    norms = "layer norms" if nearest in _LAYER_NORMS else "RMS norms"
+    raise NoFamily(
+        f"model '{config.name}' is no architecture of transformers: the nearest, {nearest} with "
+        f"its {norms}, has {', '.join(found[:_SHOWN])}"
+    )
 
 
-def _family(config: ModelConfig) -> str:
-    kinds = set(config.layer_mixers())
-    if kinds == {"mamba2", "attention"}:
-        return "granitemoehybrid"
-    if len(kinds) > 1 or kinds & {"rwkv6", "rwkv7", "retention"}:
+Candidate = tuple[str, str, Callable[[ModelConfig], Fields]]
+"""``model_type``, architecture, and what writes the family's own fields."""
+
+
+def _candidates(config: ModelConfig) -> tuple[Candidate, ...]:
+    """Families with layers of the model's kinds."""
+    kinds = frozenset(config.layer_mixers())
+    if kinds not in _FAMILIES:
         what = " + ".join(sorted(kinds))
         raise NoFamily(f"model '{config.name}' is {what}, which no architecture of theirs is")
-    (kind,) = kinds
-    if kind != "attention":
-        if config.ffn is not None:
-            raise NoFamily(f"model '{config.name}': their {kind} has no feed-forward blocks")
-        if config.norm != "rmsnorm":
-            raise NoFamily(f"model '{config.name}': their {kind} has RMS norms")
-        return kind
-    return "gpt2" if config.norm == "layernorm" else "llama"
-
-
-def _attention(config: ModelConfig) -> tuple[Attention, FeedForward]:
-    if config.attention is None or config.ffn is None:
+    if config.attention is not None and config.ffn is None:
         raise NoFamily(f"model '{config.name}': their transformers have feed-forward blocks")
-    if config.attention.sinks is not None:
+    if config.attention is not None and config.attention.sinks is not None:
         raise NoFamily(
             f"model '{config.name}' keeps attention sinks, as none of theirs does; take backend "
             "native, and weights: drawn"
         )
-    return config.attention, config.ffn
+    return _FAMILIES[kinds]
 
 
-def _llama(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
-    """Llama and those that differ from it in a few settings."""
-    attention, ffn = _attention(config)
-    if attention.position != "rope" or ffn.kind != "swiglu":
-        raise NoFamily(
-            f"model '{config.name}' has {attention.position} positions and a {ffn.kind} block; "
-            "with RMS norms theirs have rope and swiglu"
-        )
-    family, architecture, own = _like_llama(config, attention, ffn)
-    return (
-        family,
-        f"{architecture}ForCausalLM",
-        {
-            "hidden_size": config.hidden_size,
-            "intermediate_size": ffn.size,
-            "num_hidden_layers": config.num_layers,
-            "num_attention_heads": attention.heads,
-            "num_key_value_heads": attention.kv_heads,
-            "head_dim": attention.head_dim,
-            "rms_norm_eps": config.norm_eps,
-            "hidden_act": "silu",
-            **_rope(config, attention),
-            **own,
-        },
-    )
+def _differences(config: ModelConfig, fields: Fields) -> list[str]:
+    """What of the model a ``config.json`` says otherwise, in words."""
+    ours = settings(config)
+    try:
+        theirs = settings(config_from(fields, config.name))
+    except ValueError as error:  # the family cannot be so: farther than any that can
+        return [f"other limits: {error}", *[""] * len(ours)][: len(ours) + 1]
+    return [_said(key, theirs[key], ours[key]) for key in ours if theirs[key] != ours[key]]
 
 
-def _like_llama(
-    config: ModelConfig, attention: Attention, ffn: FeedForward
-) -> tuple[str, str, dict[str, Any]]:
-    """Which family has these biases, window, experts and turned dimensions, and its own fields."""
-    biases = (attention.bias, attention.biased_output, ffn.bias)
-    partial = attention.turned.rotary_dim != attention.head_dim
-    window = {"sliding_window": attention.window}
-    if ffn.experts and not (any(biases) or partial):
-        per_token = ffn.experts_per_token
-        experts = {"num_local_experts": ffn.experts, "num_experts_per_tok": per_token}
-        return "mixtral", "Mixtral", {**experts, **window}
-    if partial and not (any(biases) or ffn.experts):
-        return "phi3", "Phi3", {**window, "pad_token_id": 0}
-    if biases == (True, False, False) and not (ffn.experts or partial):
-        on = attention.window is not None
-        layers = {"use_sliding_window": on, "max_window_layers": 0 if on else config.num_layers}
-        return "qwen2", "Qwen2", {**window, **layers}
-    if attention.window and not (any(biases) or partial):
-        return "mistral", "Mistral", window
-    if biases[0] == biases[1] and not (attention.window or ffn.experts or partial):
-        return "llama", "Llama", {"attention_bias": attention.bias, "mlp_bias": ffn.bias}
-    raise NoFamily(
-        f"model '{config.name}': of theirs with RMS norms only Llama and Qwen2 have biases, "
-        "without experts, Llama without a window; and only Phi-3, which has neither, turns a part "
-        "of a head's dimensions"
-    )
+def _said(key: str, theirs: object, ours: object) -> str:
+    both = f"{key} = {theirs}, not {ours}"
+    return both if len(both) <= _LINE else f"another {key}"
 
 
-def _gpt2(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
-    attention, ffn = _attention(config)
-    fits = (
-        attention.position == "learned"
-        and attention.bias
-        and attention.heads == attention.kv_heads
-        and attention.heads * attention.head_dim == config.hidden_size
-        and not attention.window
-        and ffn.kind == "gelu"
-        and ffn.bias
-    )
-    if not fits:
-        raise NoFamily(
-            f"model '{config.name}' has layer norms, so it would be their GPT-2, but that has "
-            "learned positions, biases, all heads of their own, and GELU"
-        )
-    fields = {
-        "n_embd": config.hidden_size,
-        "n_layer": config.num_layers,
-        "n_head": attention.heads,
-        "n_inner": ffn.size,
-        "n_positions": config.max_positions,
-        "layer_norm_epsilon": config.norm_eps,
-        "activation_function": "gelu_new",
-    }
-    return "gpt2", "GPT2LMHeadModel", fields
-
-
-def _mamba1(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
-    assert config.mamba is not None
-    fields = {**_mamba_stack(config), "time_step_rank": config.mamba.dt_rank or "auto"}
-    return "mamba", "MambaForCausalLM", fields
-
-
-def _mamba2(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
-    mamba = config.mamba
-    assert mamba is not None
-    fields = {
-        **_mamba_stack(config),
-        "head_dim": mamba.head_dim,
-        "num_heads": mamba.expand * config.hidden_size // mamba.head_dim,
-        "n_groups": mamba.groups,
-        "rms_norm": True,
-        "chunk_size": 64,
-    }
-    return "mamba2", "Mamba2ForCausalLM", fields
-
-
-def _mamba_stack(config: ModelConfig) -> dict[str, Any]:
-    mamba = config.mamba
-    assert mamba is not None
-    return {
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "state_size": mamba.state_size,
-        "expand": mamba.expand,
-        "conv_kernel": mamba.conv_kernel,
-        "intermediate_size": mamba.expand * config.hidden_size,
-        "layer_norm_epsilon": config.norm_eps,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "hidden_act": "silu",
-        "residual_in_fp32": False,
-    }
-
-
-def _granite_hybrid(config: ModelConfig) -> tuple[str, str, dict[str, Any]]:
-    """Granite 4 without experts and with all multipliers 1."""
-    attention, ffn = _attention(config)
-    mamba = config.mamba
-    assert mamba is not None
-    if attention.position != "rope" or attention.window or ffn.kind != "swiglu" or ffn.experts:
-        raise NoFamily(
-            f"model '{config.name}' is a hybrid, so it would be their Granite hybrid, but that has "
-            "rope, no window and a dense swiglu block"
-        )
-    if ffn.bias or config.norm != "rmsnorm":
-        raise NoFamily(f"model '{config.name}': their Granite hybrid has RMS norms and no biases")
-    fields = {
-        "hidden_size": config.hidden_size,
-        "intermediate_size": ffn.size,
-        "shared_intermediate_size": ffn.size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": attention.heads,
-        "num_key_value_heads": attention.kv_heads,
-        "head_dim": attention.head_dim,
-        "attention_bias": attention.bias,
-        "attention_multiplier": attention.head_dim**-0.5,
-        "embedding_multiplier": 1.0,
-        "logits_scaling": 1.0,
-        "residual_multiplier": 1.0,
-        "num_local_experts": 0,
-        "num_experts_per_tok": 0,
-        "position_embedding_type": "rope",
-        "rms_norm_eps": config.norm_eps,
-        "hidden_act": "silu",
-        "layer_types": [
-            "full_attention" if kind == "attention" else "linear_attention"
-            for kind in config.layer_mixers()
-        ],
-        "mamba_n_heads": mamba.expand * config.hidden_size // mamba.head_dim,
-        "mamba_d_head": mamba.head_dim,
-        "mamba_n_groups": mamba.groups,
-        "mamba_d_state": mamba.state_size,
-        "mamba_d_conv": mamba.conv_kernel,
-        "mamba_expand": mamba.expand,
-        "mamba_chunk_size": 64,
-        "mamba_conv_bias": True,
-        "mamba_proj_bias": False,
-        **_rope(config, attention),
-    }
-    return "granitemoehybrid", "GraniteMoeHybridForCausalLM", fields
-
-
-def _rope(config: ModelConfig, attention: Attention) -> dict[str, Any]:
-    scaling = attention.rope and resolve(attention.rope, config.trained_context)
-    return write_rope(scaling, attention.turned, config.trained_context)
-
-
-_FAMILIES = {
-    "llama": _llama,
-    "gpt2": _gpt2,
-    "mamba1": _mamba1,
-    "mamba2": _mamba2,
-    "granitemoehybrid": _granite_hybrid,
+_SHOWN, _LINE = 3, 80
+_LAYER_NORMS = ("gpt2", "gpt_bigcode", "gpt_neox", "phi", "falcon", "mpt", "bloom")
+# kinds of layers -> the families that have them
+_FAMILIES: Mapping[frozenset[Mixer], tuple[Candidate, ...]] = {
+    frozenset({"attention"}): (
+        ("llama", "LlamaForCausalLM", write_llama),
+        ("mistral", "MistralForCausalLM", write_mistral),
+        ("qwen2", "Qwen2ForCausalLM", write_qwen2),
+        ("phi3", "Phi3ForCausalLM", write_phi3),
+        ("mixtral", "MixtralForCausalLM", write_mixtral),
+        ("gemma", "GemmaForCausalLM", write_gemma),
+        ("gpt2", "GPT2LMHeadModel", write_gpt2),
+        ("gpt_bigcode", "GPTBigCodeForCausalLM", write_gpt_bigcode),
+        ("gpt_neox", "GPTNeoXForCausalLM", write_gpt_neox),
+        ("phi", "PhiForCausalLM", write_phi),
+        ("falcon", "FalconForCausalLM", write_falcon),
+        ("mpt", "MptForCausalLM", write_mpt),
+        ("bloom", "BloomForCausalLM", write_bloom),
+    ),
+    frozenset({"mamba1"}): (("mamba", "MambaForCausalLM", write_mamba),),
+    frozenset({"mamba2"}): (("mamba2", "Mamba2ForCausalLM", write_mamba2),),
+    frozenset({"mamba2", "attention"}): (
+        ("granitemoehybrid", "GraniteMoeHybridForCausalLM", write_granite_hybrid),
+    ),
+    frozenset({"mamba1", "attention"}): (("jamba", "JambaForCausalLM", write_jamba),),
 }
