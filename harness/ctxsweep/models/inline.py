@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.scaling_down import tiny
 from ctxsweep.scenario_messages import describe
 from ctxsweep.scenario_yaml import merge
 
@@ -24,17 +25,24 @@ class BadInlineModel(ValueError):
 def inline_config(body: Mapping[str, Any], load: Callable[[str], ModelConfig]) -> ModelConfig:
     """``{like: tiny-gqa, attention: {kv_heads: 1}}``: the fields of ``like``, laid over.
 
-    Without ``like`` the body is a whole configuration. ``load`` finds a model by name; what it
-    raises is passed on. Raises ``BadInlineModel``.
+    With ``scale: tiny`` they are those of its twin (``scaling_down``). Without ``like`` the body is
+    a whole configuration. ``load`` finds a model by name; what it raises is passed on. Raises
+    ``BadInlineModel``.
     """
     fields = dict(body)
-    like = fields.pop("like", None)
+    like, scale = fields.pop("like", None), fields.pop("scale", None)
+    if scale is not None and like is None:
+        raise BadInlineModel("scale", "is for a model that is like another; set like, or remove it")
+    if scale not in (None, "tiny"):
+        raise BadInlineModel("scale", f"is {scale!r}; valid: tiny")
     base: dict[str, Any] = {"name": "inline"}
     if like is not None:
         if not isinstance(like, str):
             raise BadInlineModel("like", "must be the name of a model")
-        base = load(like).model_dump(exclude_unset=True)
-        base |= {"name": f"{like} varied", "source": f"varies {like}"}
+        model = load(like) if scale is None else tiny(load(like))
+        base = model.model_dump(exclude_unset=True, exclude={"published"})
+        if scale is None:
+            base |= {"name": f"{like} varied", "source": f"varies {like}"}
     try:
         return ModelConfig.model_validate(merge(base, fields), strict=True)
     except ValidationError as error:

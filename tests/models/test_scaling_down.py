@@ -1,0 +1,186 @@
+"""The twins: every model of the catalogue in small, with the same structure, run natively."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ctxsweep.models import catalog
+from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.inline import BadInlineModel
+from ctxsweep.models.language_model import build
+from ctxsweep.models.scaling_down import tiny
+
+CPU = torch.device("cpu")
+Feed = Callable[..., Tensor]
+SAME = [
+    "mixer",
+    "norm",
+    "norm_eps",
+    "norm_bias",
+    "residual",
+    "tied_embeddings",
+    "embedding_norm",
+    "head_bias",
+    "attention_shared",
+    "trained_context",
+]
+SAME_IN_ATTENTION = ["window", "sinks", "position", "rope_theta", "bias", "biased_output"]
+SAME_IN_FFN = ["kind", "experts", "experts_per_token", "experts_every", "layers", "bias"]
+
+
+def kind_of_heads(config: ModelConfig) -> str | None:
+    a = config.attention
+    if a is None:
+        return None
+    return "MHA" if a.kv_heads == a.heads else "MQA" if a.kv_heads == 1 else "GQA"
+
+
+def picked(section: Any, words: list[str]) -> dict[str, Any]:
+    return {word: getattr(section, word) for word in words} if section is not None else {}
+
+
+def structure(config: ModelConfig) -> dict[str, Any]:
+    """What a twin must share with its model."""
+    a, mamba = config.attention, config.mamba
+    rope = a.rope.model_dump(exclude={"short_factor", "long_factor"}) if a and a.rope else None
+    return {
+        **picked(config, SAME),
+        "mixers": list(dict.fromkeys(sorted(config.layer_mixers()))),
+        "heads": kind_of_heads(config),
+        "attention": picked(a, SAME_IN_ATTENTION),
+        "scaling": rope,
+        "partial": a is not None and a.rotary_dim is not None and a.rotary_dim < a.head_dim,
+        "ffn": picked(config.ffn, SAME_IN_FFN),
+        "mamba": picked(mamba, ["state_size", "expand", "conv_kernel", "inner_norms"]),
+        "scaled": config.embedding_scale is not None,
+        "sections": {key for key in ("rwkv6", "rwkv7", "retention") if getattr(config, key)},
+    }
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_a_twin_has_the_structure_of_its_model(name: str) -> None:
+    model = catalog.load_config(name)
+    twin = tiny(model)
+    assert structure(twin) == structure(model)
+    assert (twin.vocab_size, twin.hidden_size) == (4096, 256)
+    assert 2 <= twin.num_layers <= 8
+    assert twin.published is None
+    if model.ffn is not None and twin.ffn is not None:
+        ratio = (twin.ffn.size / twin.hidden_size) / (model.ffn.size / model.hidden_size)
+        assert abs(ratio - 1) < 0.12
+    if model.attention is not None and twin.attention is not None:
+        groups = [m.attention.heads // m.attention.kv_heads for m in (twin, model)]
+        if kind_of_heads(model) == "GQA":
+            assert groups[0] == min(groups[1], 4)
+        if model.attention.rotary_dim is not None:
+            shares = [m.attention.rotary_dim / m.attention.head_dim for m in (twin, model)]
+            assert shares[0] == pytest.approx(shares[1], abs=1 / 32)
+    again = tiny(twin)
+    unnamed = {"name", "source"}
+    assert again.model_dump(exclude=unnamed) == twin.model_dump(exclude=unnamed)
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_a_twin_runs_and_its_chunks_are_the_whole(name: str, feed: Feed) -> None:
+    """A prefill of 64 tokens in three calls and two decode steps, against one call."""
+    config = tiny(catalog.load_config(name))
+    if config.attention is not None and config.attention.position == "learned":
+        config = config.model_copy(update={"max_positions": 128})  # as many as the test reads
+    model = build(config, 0, torch.float32, CPU)
+    tokens = torch.randint(4096, (1, 66), generator=torch.Generator().manual_seed(1))
+    whole = feed(model, tokens)
+    assert torch.isfinite(whole).all()
+    parts = feed(model, tokens, [40, 1, 23, 1, 1])
+    assert (parts - whole).abs().max() <= 1e-3 * whole.std()
+
+
+def test_a_hybrid_keeps_its_period() -> None:
+    jamba = tiny(catalog.load_config("jamba-v0.1"))
+    model = catalog.load_config("jamba-v0.1")
+    assert jamba.layer_mixers() == model.layer_mixers()[:8]
+    assert [jamba.ffn and jamba.ffn.has_experts(i) for i in range(4)] == [False, True] * 2
+    zamba = tiny(catalog.load_config("zamba2-2.7b-like"))
+    assert zamba.layer_mixers().count("attention") == 2, "nothing would be shared"
+
+
+def test_longrope_keeps_the_divisors_of_pairs_that_turn_alike() -> None:
+    model = catalog.load_config("phi-3-mini-128k")
+    twin = tiny(model)
+    for length in (1024, 100_000):
+        full, small = model.turning(length).inv_freq, twin.turning(length).inv_freq
+        assert small == pytest.approx(full[::3], rel=1e-12)
+
+
+def test_learned_positions_reach_128k() -> None:
+    assert tiny(catalog.load_config("gpt2")).max_positions >= 128 * 1024 + 64
+
+
+@pytest.mark.parametrize("scale", [math.sqrt(2048), 12.0])
+def test_a_scale_of_the_embedding_follows_the_width_where_it_is_its_root(scale: float) -> None:
+    config = catalog.load_config("gemma-2b").model_copy(update={"embedding_scale": scale})
+    assert tiny(config).embedding_scale == (16.0 if scale != 12.0 else 12.0)
+
+
+def test_a_scenario_writes_a_twin() -> None:
+    asked = {"like": "falcon-7b", "scale": "tiny", "attention": {"kv_heads": 2}}
+    config = catalog.load_config(asked)
+    assert (config.name, config.hidden_size) == ("falcon-7b tiny", 256)
+    assert config.residual == "parallel_shared_norm"
+    assert config.attention is not None and config.attention.kv_heads == 2
+    varied = catalog.load_config({"like": "llama-2-7b", "num_layers": 2})
+    assert varied.published is None, "its count is not that of what it varies"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"scale": "tiny"}, "scale: is for a model that is like another"),
+        ({"like": "gpt2", "scale": "small"}, "scale: is 'small'; valid: tiny"),
+        ({"like": "gpt2", "scale": True}, "scale: is True; valid: tiny"),
+    ],
+)
+def test_a_scale_that_cannot_be(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInlineModel, match=message):
+        catalog.load_config(body)
+
+
+@given(
+    hidden=st.integers(1, 64).map(lambda n: 64 * n),
+    kv_heads=st.integers(1, 16),
+    group=st.integers(1, 40),
+    half=st.integers(1, 128),
+    rotary=st.integers(1, 128),
+    every=st.none() | st.integers(2, 40),
+    ffn=st.integers(1, 60_000),
+)
+def test_any_transformer_or_hybrid_has_a_twin(
+    hidden: int, kv_heads: int, group: int, half: int, rotary: int, every: int | None, ffn: int
+) -> None:
+    config = ModelConfig(
+        name="any",
+        mixer="attention" if every is None else "mamba2",
+        vocab_size=300,
+        hidden_size=hidden,
+        num_layers=1 if every is None else 2 * every,
+        attention_every=every,
+        attention={
+            "heads": kv_heads * group,
+            "kv_heads": kv_heads,
+            "head_dim": 2 * half,
+            "rotary_dim": 2 * min(rotary, half),
+        },
+        mamba=None if every is None else {"head_dim": 64, "expand": 2},
+        ffn={"size": ffn},
+    )
+    twin = tiny(config)
+    assert kind_of_heads(twin) == kind_of_heads(config)
+    assert twin.num_layers <= 8 and set(twin.layer_mixers()) == set(config.layer_mixers())
+    assert twin.vocab_size == 300
