@@ -69,8 +69,8 @@ class Rwkv6Mixer(Mixer):
         change = token_change(x, last)
         low = torch.tanh(self.mix_down(torch.addcmul(x, change, self.mix_base)))
         low = low.view(-1, *self.mix_up.shape[:2]).transpose(0, 1)
-        moved = torch.bmm(low, self.mix_up).view(5, *x.shape)
-        return moved.add_(self.mix).mul_(change).add_(x)
+        share = torch.baddbmm(self.mix.flatten(1, 2), low, self.mix_up)
+        return torch.addcmul(x, change, share.view(5, *x.shape))
 
     def _log_decay(self, mixed: Tensor) -> Tensor:
         """Minus an exponential, which rounding would spoil: never narrower than float32."""
