@@ -22,6 +22,8 @@ from ctxsweep_kernels.selective_scan import selective_scan
 from ctxsweep_kernels.selective_scan.reference import selective_scan_reference
 from ctxsweep_kernels.ssd import ssd_chunk_scan
 from ctxsweep_kernels.ssd.reference import ssd_chunk_scan_reference
+from ctxsweep_kernels.wkv6 import wkv6
+from ctxsweep_kernels.wkv6.reference import wkv6_reference
 from ctxsweep_kernels.wkv7 import wkv7
 from ctxsweep_kernels.wkv7.reference import wkv7_reference
 
@@ -89,6 +91,19 @@ def mamba1() -> Contest:
     return Contest(lambda: selective_scan(*args), lambda: selective_scan_reference(*args), 2)
 
 
+def rwkv6() -> Contest:
+    heads, K = 4, 64
+    args = (
+        sequence(heads, K),
+        -torch.exp(sequence(heads, K) - 3),
+        sequence(heads, K),
+        sequence(heads, K),
+        torch.randn(heads, K),
+        torch.zeros(1, heads, K, K),
+    )
+    return Contest(lambda: wkv6(*args), lambda: wkv6_reference(*args), 4)
+
+
 def rwkv7() -> Contest:
     heads, K = 4, 64
     kappa = F.normalize(sequence(heads, K), dim=-1)
@@ -146,6 +161,7 @@ def conv_library() -> Contest:
 CONTESTS: dict[str, Callable[[], Contest]] = {
     "ssd_chunk_scan over the token loop": mamba2,
     "selective_scan over the token loop": mamba1,
+    "wkv6 over the token loop": rwkv6,
     "wkv7 over the token loop": rwkv7,
     "retention over the token loop": retnet,
     "causal_conv1d over the token loop": conv_loop,
