@@ -17,15 +17,6 @@ from ctxsweep.models import catalog
 from ctxsweep.models.accounting import parameters
 from ctxsweep.records import Series
 
-# Parameters as published with the weights (model cards, safetensors indices).
-PUBLISHED = {
-    "llama-3.1-8b": 8_030_261_248,
-    "mistral-7b": 7_241_732_096,
-    "mixtral-8x7b": 46_702_792_704,
-    "mamba-2.8b": 2_768_345_600,
-    "mamba2-2.7b": 2_702_599_680,
-    "rwkv7-2.9b": 2_947_735_040,
-}
 TINY = [name for name in catalog.names() if name.startswith("tiny-")]
 
 
@@ -44,11 +35,6 @@ def test_every_entry_loads_and_says_where_it_is_from(name: str) -> None:
     assert config.name == name
     assert config.source
     assert "://" not in config.source
-
-
-@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
-def test_published_shapes_have_the_published_number_of_parameters(name: str, count: int) -> None:
-    assert sum(parameters(catalog.load_config(name)).values()) == count
 
 
 @pytest.mark.parametrize("name", TINY)
