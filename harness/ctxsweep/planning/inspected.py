@@ -125,3 +125,36 @@ class Inspection(Frozen):
     growth: tuple[Growth, ...]
     sizes: tuple[Scaled, ...]
     remarks: tuple[str, ...]
+
+
+class InputRow(Frozen):
+    """What an encoder asks for, for inputs of a length; ``cross_cache_bytes`` is a decoder's."""
+
+    input_tokens: int
+    activations_bytes: int
+    cross_cache_bytes: int
+    encode_flops: float
+
+
+class EncoderInspection(Frozen):
+    """What is known of an encoder or an encoder-decoder, which is not built here.
+
+    ``inputs_left_out``: lengths beyond the table of positions. ``token_bytes`` and
+    ``token_flops``: of one written token, its products with the input's keys left out.
+    """
+
+    name: str
+    source: str
+    shape: str
+    dtype: DType
+    batch_size: int
+    parts: tuple[Part, ...]
+    parameters: int
+    weights_bytes: int
+    published: PublishedCount | None
+    rule: RuleOfThumb
+    rows: tuple[InputRow, ...]
+    longest_input: int | None
+    inputs_left_out: tuple[int, ...]
+    token_bytes: int
+    token_flops: float

@@ -20,7 +20,7 @@ from ctxsweep.models.accounting_parameters import (
     layers_with_weights,
     parameters,
 )
-from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.config import ModelConfig, Published
 from ctxsweep.planning.inspected import (
     AtLength,
     CacheRow,
@@ -34,7 +34,7 @@ from ctxsweep.planning.inspected import (
 from ctxsweep.planning.rule_of_thumb import rule_of_thumb
 from ctxsweep.planning.scaling_up import scaled_up
 from ctxsweep.planning.shape_words import MIXER_NAMES, shape_line, short_line, tokens
-from ctxsweep.records import DType, KVDType
+from ctxsweep.records import DType, KVDType, RopeScaling
 
 CONTEXTS = (1024, 8192, 32768, 131072)
 FACTORS = (2.0, 10.0)
@@ -66,7 +66,7 @@ def inspect_model(
         parameters=rule.exact,
         active_parameters=active_parameters(config),
         weights_bytes=rule.exact * storage.element_bytes,
-        published=_published(config, rule.exact),
+        published=published_count(config.published, rule.exact),
         rule=rule,
         token=_token(config),
         window=attention.span if attention else None,
@@ -99,8 +99,8 @@ def _parts(config: ModelConfig) -> Iterator[Part]:
     yield from (Part(name=name, parameters=counts[key]) for key, name in named.items())
 
 
-def _published(config: ModelConfig, exact: int) -> PublishedCount | None:
-    said = config.published
+def published_count(said: Published | None, exact: int) -> PublishedCount | None:
+    """What was published, and whether the count is that, as far as its digits go."""
     if said is None:
         return None
     equal = abs(exact - said.parameters) * 2 <= (said.rounded_to if said.rounded_to > 1 else 0)
@@ -213,12 +213,14 @@ def _remarks(config: ModelConfig, longest: int) -> Iterator[str]:
             f"The table of positions ends at {tokens(config.max_positions)}: longer contexts are "
             "shown, but cannot be run."
         )
-    elif config.trained_context is not None and longest > config.trained_context:
-        yield (
-            f"It was trained to {tokens(config.trained_context)}: beyond, the figures hold, the "
-            "quality may not."
-        )
+    elif _stretched(config) is None and longest > (config.trained_context or longest):
+        trained = tokens(config.trained_context or 0)
+        yield f"It was trained to {trained}: beyond, the figures hold, the quality may not."
     if set(config.layer_mixers()) - {"attention"}:
         yield "The recurrent part of a state is held in float32, whatever the weights' type."
     if config.trained_context is None:
         yield f"No trained context is known; {tokens(UNKNOWN_TRAINING)} stands in for it."
+
+
+def _stretched(config: ModelConfig) -> RopeScaling | None:
+    return config.attention.rope if config.attention else None

@@ -40,7 +40,7 @@ def rule_of_thumb(config: ModelConfig) -> RuleOfThumb:
 
 def _shared(config: ModelConfig) -> Steps:
     without = config.num_layers - len(layers_with_weights(config))
-    name = f"{without} of the layers share another's weights"
+    name = f"another layer's weights shared{_of(without, config)}"
     return {name: -12 * without * config.hidden_size**2}
 
 
@@ -56,9 +56,8 @@ def _mixers(config: ModelConfig) -> Steps:
                 for i, mixer in enumerate(mixers)
                 if mixer == kind
             )
-            steps[f"{MIXER_NAMES[kind]}, not attention, in {count} of the layers"] = (
-                held - 4 * count * square
-            )
+            name = f"{MIXER_NAMES[kind]}, not attention{_of(count, config)}"
+            steps[name] = held - 4 * count * square
     if attending := own["attention"]:
         a = attention_of(config)
         width = a.heads * a.head_dim
@@ -77,7 +76,7 @@ def _blocks(config: ModelConfig) -> Steps:
     mixed = sum(mixers[i] in RWKV for i in own)
     blocks = [i for i in own if mixers[i] not in RWKV and config.has_ffn(i)]
     bare = len(own) - mixed - len(blocks)
-    steps = {f"no feed-forward block in {bare} of the layers": -8 * bare * square}
+    steps = {f"no feed-forward block{_of(bare, config)}": -8 * bare * square}
     if mixed:
         held = mixed * recurrent.ffn_parameters(config)
         steps["RWKV's channel mix, not 8·d²"] = held - 8 * mixed * square
@@ -107,3 +106,8 @@ def _outside(config: ModelConfig, exact: dict[str, int]) -> Steps:
         "head of its own": head,
         "norms": exact["norm"],
     }
+
+
+def _of(count: int, config: ModelConfig) -> str:
+    """How many of the layers, if not all."""
+    return "" if count == config.num_layers else f", {count} of {config.num_layers} layers"
