@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ctxsweep.frozen import Frozen
 from ctxsweep.models import accounting
-from ctxsweep.models.accounting_parameters import parameters
+from ctxsweep.models.accounting_parameters import has_learned_positions, parameters
 from ctxsweep.models.config import RWKV, ModelConfig
 from ctxsweep.planning.deployment import Deployment, check
 from ctxsweep.scenario_units import MAX_CONTEXT_TOKENS
@@ -129,9 +129,20 @@ def longest_context(
     0: not even one token. Learned positions end where their table does.
     """
     check(config, deployment)
-    if config.attention is not None and config.attention.position == "learned":
-        at_most = min(at_most, config.max_positions)
+    at_most = min(at_most, last_position(config) or at_most)
     return _largest(at_most, lambda n: _fits_up_to(config, deployment, memory_bytes, n))
+
+
+def unbounded(config: ModelConfig, deployment: Deployment, longest: int) -> bool:
+    """Whether no context is too long, given the longest that was sought and fits: the cache has
+    stopped growing."""
+    growth = accounting.cache_bytes_per_token(config, deployment.storage, MAX_CONTEXT_TOKENS)
+    return longest == MAX_CONTEXT_TOKENS and growth == 0
+
+
+def last_position(config: ModelConfig) -> int | None:
+    """Where a table of learned positions ends; None: there is none."""
+    return config.max_positions if has_learned_positions(config) else None
 
 
 def largest_batch(

@@ -9,8 +9,6 @@ is the larger part.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +17,12 @@ from ctxsweep.models import accounting
 from ctxsweep.models.accounting import Calls
 from ctxsweep.models.accounting_parameters import parameters
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.planning.answers import Limit
 from ctxsweep.planning.demand import Demand, demand
 from ctxsweep.planning.deployment import Deployment, check
 from ctxsweep.planning.devices import Device
 from ctxsweep.planning.footprint import Footprint, footprint, kv_share, reserve_bytes
 
-Limit = Literal["arithmetic", "memory bandwidth", "interconnect"]
 Floats = NDArray[np.float64]
 _FAR = 1 << 40  # tokens and pairs, so far apart that their difference loses no digits
 

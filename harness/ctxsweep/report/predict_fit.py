@@ -1,0 +1,196 @@
+"""What fits: a table for the terminal and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ctxsweep.planning.answers import Fit, FitRow, FitTable
+from ctxsweep.report.predict_markdown import table as markdown_table
+from ctxsweep.report.printer import Printer
+from ctxsweep.report.units import SECONDS, TOKENS
+from ctxsweep.scenario_units import MAX_CONTEXT_TOKENS
+
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+GIGA = 1e9
+
+
+def print_fit(found: FitTable, console: Console | None = None) -> None:
+    """Print what fits with its longest context and largest batch, then what does not."""
+    console = console or Console()
+    say = Printer(console)
+    fitting, others = _parted(found)
+    say.line(headline(found, fitting), style="bold")
+    say.line(assumptions(found), style="dim")
+    if fitting:
+        say.line("")
+        console.print(_table(say, found, fitting))
+        say.line("")
+        say.line(legend(found), style="dim")
+    for line in _leftover(others):
+        say.line(line)
+
+
+def headline(found: FitTable, fitting: Sequence[FitRow]) -> str:
+    """How much memory, and the largest models that fit."""
+    where = place(found)
+    at = f"{TOKENS.text(found.context_tokens)} tokens"
+    if not fitting:
+        return f"None of {len(found.rows)} models fits {at} into {where}."
+    best: dict[str, str] = {}
+    for index, dtype in enumerate(found.weight_dtypes):
+        held = [row for row in fitting if reaches(row.fits[index], found)]
+        if held:
+            best.setdefault(held[0].model, f"{held[0].model} in {short(dtype)}")
+    return f"Into {where} fit, with {at}, up to {', '.join(best.values())}."
+
+
+def place(found: FitTable) -> str:
+    """``24 GB``, ``8 × 80 GB``, ``H100 (80 GB)``."""
+    size = f"{found.memory_bytes / GIGA:.4g} GB"
+    if found.device is not None:
+        size = f"{found.device} ({size})"
+    return size if found.devices == 1 else f"{found.devices} × {size}"
+
+
+def assumptions(found: FitTable) -> str:
+    """What the figures stand on."""
+    cache = "as computed with" if found.kv_dtype == "auto" else found.kv_dtype
+    return (
+        f"Weights, activations of one prefill call and cache ({cache}); "
+        f"{found.reserve_share:.0%} of the memory kept back. Computed, not run."
+    )
+
+
+def legend(found: FitTable) -> str:
+    """What the columns and marks say."""
+    batch = "" if found.batch_size == 1 else f" with batch {found.batch_size}"
+    said = [
+        f"context: the longest that fits{batch}",
+        f"batch: sequences of {TOKENS.text(found.context_tokens)} tokens at once",
+    ]
+    if found.device is not None:
+        said.append("token: least time of a decode step there, of the first type that fits")
+    said.append("any: no context is too long; *: longer than it was trained for; –: does not fit")
+    return "; ".join(said) + "."
+
+
+def heads(found: FitTable) -> tuple[str, ...]:
+    """The columns' names."""
+    names = [short(dtype) for dtype in found.weight_dtypes]
+    timed = ("token",) if found.device is not None else ()
+    contexts = [f"context\n{name}" for name in names]
+    return ("model", "size", *contexts, *(f"batch\n{name}" for name in names), *timed)
+
+
+def row_texts(found: FitTable, row: FitRow) -> tuple[str, ...]:
+    """A model's texts, as in ``heads``."""
+    contexts = [longest(fit, row) for fit in row.fits]
+    batches = [f"{fit.largest_batch:,}" if fit.largest_batch else "–" for fit in row.fits]
+    timed: tuple[str, ...] = ()
+    if found.device is not None:
+        seconds = next((fit.decode_s for fit in row.fits if fit.decode_s is not None), None)
+        timed = ("–" if seconds is None else SECONDS.text(seconds),)
+    return (row.model, size(row), *contexts, *batches, *timed)
+
+
+def longest(fit: Fit, row: FitRow) -> str:
+    """The longest context of a model in a type."""
+    if fit.longest_context == 0:
+        return "–"
+    beyond = row.trained_tokens is not None and (
+        fit.longest_context is None or fit.longest_context > row.trained_tokens
+    )
+    text = "any" if fit.longest_context is None else TOKENS.text(fit.longest_context)
+    if fit.longest_context == MAX_CONTEXT_TOKENS:
+        text = f"≥{text}"
+    return f"{text}*" if beyond else text
+
+
+def reaches(fit: Fit, found: FitTable) -> bool:
+    """Whether the table's context fits."""
+    return fit.longest_context is None or fit.longest_context >= found.context_tokens
+
+
+def size(row: FitRow) -> str:
+    """``8.03B``, ``129M``."""
+    billions = row.parameters / 1e9
+    return f"{billions:.3g}B" if billions >= 1 else f"{row.parameters / 1e6:.3g}M"
+
+
+def short(dtype: str) -> str:
+    """A type's short name."""
+    return SHORT.get(dtype, dtype)
+
+
+def markdown(tables: Sequence[FitTable]) -> str:
+    """One amount of memory: as in the terminal. Several: a table per type, memories side by side,
+    with the longest context and in brackets the largest batch."""
+    if len(tables) == 1:
+        found = tables[0]
+        names = [head.replace("\n", ", ") for head in heads(found)]
+        fitting, others = _parted(found)
+        body = markdown_table(names, [row_texts(found, row) for row in fitting])
+        notes = [assumptions(found), legend(found), *_leftover(others)]
+        return "\n".join([headline(found, fitting), "", body, *notes]) + "\n"
+    parts = []
+    for index, dtype in enumerate(tables[0].weight_dtypes):
+        by_model = [{row.model: row for row in one.rows} for one in tables]
+        rows = []
+        for row in tables[0].rows:
+            cells = [_both(held[row.model], index) for held in by_model]
+            if any(cell != "–" for cell in cells):
+                rows.append((row.model, size(row), *cells))
+        names = ("model", "size", *(place(one) for one in tables))
+        parts.append(f"### Weights in {dtype}\n\n{markdown_table(names, rows)}")
+    return "\n".join(parts)
+
+
+def _both(row: FitRow, index: int) -> str:
+    if row.problem:
+        return "not split"
+    fit = row.fits[index]
+    text = longest(fit, row)
+    return text if text == "–" else f"{text} ({fit.largest_batch:,})"
+
+
+def _parted(found: FitTable) -> tuple[list[FitRow], list[FitRow]]:
+    """Rows in which something reaches the table's context, and the rest."""
+    fitting = [row for row in found.rows if any(reaches(fit, found) for fit in row.fits)]
+    return fitting, [row for row in found.rows if row not in fitting]
+
+
+def _leftover(rows: Sequence[FitRow]) -> list[str]:
+    """What is not in the table, and why."""
+    unsplit = [row.model for row in rows if row.problem]
+    large = [row.model for row in rows if not row.problem and not any(map(_any, row.fits))]
+    shorter = [row for row in rows if not row.problem and any(map(_any, row.fits))]
+    said = []
+    if large:
+        said.append(f"Do not fit in any of these types: {', '.join(large)}.")
+    if shorter:
+        listed = ", ".join(f"{row.model} ({_most(row)})" for row in shorter)
+        said.append(f"Only with a shorter context: {listed}.")
+    if unsplit:
+        said.append(f"Cannot be split over so many devices: {', '.join(unsplit)}.")
+    return said
+
+
+def _any(fit: Fit) -> bool:
+    return fit.longest_context != 0
+
+
+def _most(row: FitRow) -> str:
+    return TOKENS.text(max(fit.longest_context or 0 for fit in row.fits))
+
+
+def _table(say: Printer, found: FitTable, rows: Sequence[FitRow]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", collapse_padding=True)
+    for head in heads(found):
+        table.add_column(head, justify="left" if head == "model" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(say.text(text)) for text in row_texts(found, row)))
+    return table
