@@ -1,0 +1,162 @@
+"""What an answer of ``ctxsweep advise`` rests on: runs, a calibration, engines, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ctxsweep.analysis.summary import Summary
+from ctxsweep.backends.base import BACKENDS, InvalidSeries, Unsupported, resolve_backend
+from ctxsweep.baselines import SUMMARY, baselines
+from ctxsweep.cli import find
+from ctxsweep.cli.errors import BadInput
+from ctxsweep.cli.planned import device_of
+from ctxsweep.machine import machine_slug
+from ctxsweep.measure.environment import detect_device, physical_cores, read_environment
+from ctxsweep.planning import calibration_file
+from ctxsweep.planning.calibration import BadCalibration, Calibration
+from ctxsweep.planning.candidates import Candidate
+from ctxsweep.planning.devices import Device, this_machine
+from ctxsweep.planning.evidence import Grounds
+from ctxsweep.planning.needs import THIS_MACHINE, Needs
+from ctxsweep.records import Series
+from ctxsweep.store import RunFolder, StoreError
+
+# A server takes whatever it is told is there, so that its consent says nothing.
+ASKED = tuple(name for name in BACKENDS if name != "server")
+CHUNKS = (512, "whole")
+ORIGINAL = "original_max_position_embeddings"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The grounds, and the runs that were named."""
+
+    grounds: Grounds
+    given: tuple[Summary, ...]
+
+
+def find_grounds(needs: Needs, names: Sequence[str], results: Path) -> Found:
+    """Evidence from the runs named and from those of this machine. Raises ``BadInput``."""
+    given = tuple(_summary(find.run_folder(name, results)) for name in names)
+    machine = machine_slug(read_environment(detect_device(), physical_cores()))
+    here = tuple(run for run in _found(results) if _machine(run) == machine)
+    on_this = needs.device.lower() == THIS_MACHINE
+    device = _this(given or here, needs, results) if on_this else _named(needs, results)
+    known = {run.run_id: run for run in (*here, *given)}
+    counting = {**known} if on_this else {k: r for k, r in known.items() if _is_on(r, device)}
+    grounds = Grounds(
+        device=device,
+        engines=engines,
+        runs=tuple(counting.values()),
+        quality_runs=tuple(run for run in known.values() if run.quality is not None),
+        here=tuple(known.values()),
+        calibration=_calibration(results, machine) if on_this else None,
+        engine_count=len(ASKED),
+    )
+    return Found(grounds, given)
+
+
+def engines(candidate: Candidate, context_tokens: int) -> tuple[str, ...]:
+    """The engines whose check accepts the candidate's model, whole or in chunks, in bfloat16.
+
+    Beyond the reach of its rotary positions: that accept it stretched by YaRN.
+    """
+    model = candidate.series.model if candidate.series is not None else candidate.name
+    fields = {"name": "asked", "model": model, "dtype": "bfloat16"}
+    fields |= _stretched(candidate, context_tokens)
+    return tuple(
+        name
+        for name in ASKED
+        if any(_accepts({**fields, "backend": name, "prefill_chunk": c}) for c in CHUNKS)
+    )
+
+
+def _stretched(candidate: Candidate, context_tokens: int) -> dict[str, object]:
+    attention, reach = candidate.config.attention, candidate.reach
+    if attention is None or attention.position != "rope" or attention.rope is not None:
+        return {}
+    if reach is None or context_tokens <= reach:
+        return {}
+    factor = context_tokens / reach
+    return {"rope": {"rope_type": "yarn", "factor": factor, ORIGINAL: reach}}
+
+
+def _accepts(fields: dict[str, object]) -> bool:
+    try:
+        series = Series.model_validate(fields)
+        resolve_backend(series.backend).check(series)
+    except (InvalidSeries, Unsupported, ValidationError):
+        return False
+    return True
+
+
+def _found(results: Path) -> list[Summary]:
+    """Baselines, and of every scenario the latest run; those that cannot be read are left out."""
+    latest: dict[str, Path] = {}
+    for manifest in sorted(results.glob("*/*/manifest.json")):
+        latest[manifest.parents[1].name] = manifest.parent
+    found = []
+    for path in (*baselines(results), *latest.values()):
+        try:
+            found.append(_summary(path))
+        except (StoreError, BadInput):  # another's file, or one of a later version
+            continue
+    return found
+
+
+def _summary(path: Path) -> Summary:
+    """A run's summary: the one that lies there where it is of this version, else derived."""
+    folder = RunFolder.open(path)
+    try:
+        text = (path / SUMMARY).read_text(encoding="utf-8")
+        there = Summary.model_validate_json(text)
+    except (OSError, ValueError):
+        there = None
+    if there is not None and there.run_id == folder.manifest.run_id:
+        return there
+    from ctxsweep.cli.sweep import derive
+
+    return derive(folder)
+
+
+def _machine(run: Summary) -> str | None:
+    return machine_slug(run.environment) if run.environment is not None else None
+
+
+def _is_on(run: Summary, device: Device) -> bool:
+    """Whether a run was on such a GPU: the device's name in the words of its driver."""
+    gpu = run.environment.gpu if run.environment is not None else None
+    return gpu is not None and _plain(device.name) in _plain(gpu)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _this(runs: Sequence[Summary], needs: Needs, results: Path) -> Device:
+    """This machine by the ceilings of its latest run that has any, else measured now."""
+    for run in sorted(runs, key=lambda run: run.started_at, reverse=True):
+        if run.ceilings and run.environment is not None and run.environment.device == "cpu":
+            most = max(run.ceilings.values(), key=lambda c: c.read_bytes_per_s)
+            found = this_machine(most, run.environment.memory_bytes)
+            source = f"{found.source} ({run.scenario} {run.run_id})"
+            return found.model_copy(update={"source": source})
+    return device_of(THIS_MACHINE, None, None, results)
+
+
+def _named(needs: Needs, results: Path) -> Device:
+    return device_of(needs.device, None, None, results)
+
+
+def _calibration(results: Path, machine: str) -> Calibration | None:
+    path = calibration_file.find(results, machine)
+    if path is None:
+        return None
+    try:
+        return calibration_file.load(path)
+    except BadCalibration as error:
+        raise BadInput(str(error)) from None

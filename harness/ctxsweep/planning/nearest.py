@@ -1,0 +1,239 @@
+"""Where nothing meets the needs: what would, with as little changed as possible.
+
+One need is changed at a time; where that is not enough, precision is freed first and then one more.
+A step is a halving or a doubling of a need, or one rung down in precision or strictness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ctxsweep.analysis.wording import context_label, quantity
+from ctxsweep.planning.assess import Assessment, assess, precision_words
+from ctxsweep.planning.candidates import Candidate
+from ctxsweep.planning.decision import Suggestion
+from ctxsweep.planning.evidence import Grounds
+from ctxsweep.planning.needs import Needs
+
+MOST = 6
+HALVINGS = 24
+REFINEMENTS = 5
+MAX_DEVICES = 64
+HEADROOM = 1.02
+GB = 10**9
+
+Probe = Callable[[dict[str, Any]], Assessment | None]
+
+
+def nearest_feasible(
+    candidates: Sequence[Candidate], needs: Needs, grounds: Grounds
+) -> tuple[Suggestion, ...]:
+    """Single changes that suffice, nearest first; else changes on top of freed precision."""
+    found = _with(candidates, needs, grounds, {}, "", 0.0)
+    if not found:
+        freed = _freed(needs)
+        found = _with(candidates, needs, grounds, freed, "any precision, and ", 2.0)
+    ordered = sorted(found, key=lambda suggestion: suggestion.steps)
+    return tuple(ordered[:MOST])
+
+
+def _freed(needs: Needs) -> dict[str, Any]:
+    """What opens all of the precisions and architectures; sizes that were asked for go, too."""
+    return {"quality": "any", "weight_dtype": None, "kv_dtype": None, "parameters": None}
+
+
+def _with(
+    candidates: Sequence[Candidate],
+    needs: Needs,
+    grounds: Grounds,
+    base: dict[str, Any],
+    before: str,
+    steps: float,
+) -> list[Suggestion]:
+    def probe(changes: dict[str, Any]) -> Assessment | None:
+        changed = needs.model_copy(update={**base, **changes})
+        passed = [a for a in (assess(c, changed, grounds) for c in candidates) if a.passes]
+        return max(passed, key=lambda a: a.candidate.effective_parameters, default=None)
+
+    starting = needs.model_copy(update=base)
+    found = []
+    for lever in LEVERS:
+        for text, changes, more in lever(starting, probe, candidates, grounds):
+            taken = probe(changes)
+            if taken is not None:
+                found.append(_suggestion(before + text, {**base, **changes}, taken, steps + more))
+                break
+    return found
+
+
+def _suggestion(text: str, changes: dict[str, Any], taken: Assessment, steps: float) -> Suggestion:
+    words = f"{text}: {taken.candidate.name} ({precision_words(taken.deployment)})"
+    return Suggestion(text=words, changes=changes, candidate=taken.candidate.name, steps=steps)
+
+
+Change = tuple[str, dict[str, Any], float]
+Lever = Callable[[Needs, Probe, Sequence[Candidate], Grounds], Iterator[Change]]
+
+
+def _precision(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    if needs.weight_dtype not in (None, "int8", "int4"):
+        yield "with int8 weights", {"weight_dtype": "int8"}, 1.0
+    if needs.weight_dtype not in (None, "int4"):
+        yield "with int4 weights", {"weight_dtype": "int4"}, 2.0
+    narrow = {"weight_dtype": None, "kv_dtype": None}
+    if needs.weight_dtype is not None or needs.kv_dtype is not None:
+        yield "with any precision", narrow, 2.5
+
+
+def _strictness(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    if needs.quality == "high":
+        yield "with quality medium instead of high", {"quality": "medium"}, 1.0
+    if needs.quality != "any":
+        yield f"with quality any instead of {needs.quality}", {"quality": "any"}, 2.0
+
+
+def _cache(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    if needs.kv_dtype not in (None, "fp8_e4m3", "fp8_e5m2", "int8") or needs.quality == "high":
+        yield "with an fp8 cache", {"kv_dtype": "fp8_e4m3"}, 1.0
+
+
+def _devices(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    ways = needs.tp * 2
+    while ways <= MAX_DEVICES:
+        yield f"with {ways} devices", {"tp": ways}, math.log2(ways / needs.tp)
+        ways *= 2
+
+
+def _memory(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    held = needs.memory or grounds.device.memory_bytes
+    least = _least(held, probe, "memory", 2.0)
+    if least is not None:
+        memory = math.ceil(least / GB) * GB
+        text = f"with {memory // GB} GB a device instead of {held / GB:.3g}"
+        yield text, {"memory": memory}, math.log2(memory / held)
+
+
+def _context(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    most = _most(needs.context, probe, "context")
+    if most is not None:
+        most = most - most % 1024 or most
+        text = f"with {context_label(most)} of context instead of {context_label(needs.context)}"
+        yield text, {"context": most}, math.log2(needs.context / most)
+
+
+def _batch(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    most = _most(needs.batch, probe, "batch")
+    if most is not None:
+        text = f"with a batch of {most} instead of {needs.batch}"
+        yield text, {"batch": most}, math.log2(needs.batch / most)
+
+
+def _latency(key: str) -> Lever:
+    def lever(
+        needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+    ) -> Iterator[Change]:
+        limit = getattr(needs, key)
+        if limit is None:
+            return
+        free = needs.model_copy(update={key: None})
+        passed = [a for a in (assess(c, free, grounds) for c in candidates) if a.passes]
+        times = [getattr(a.figures, f"{key}_s").value for a in passed if a.figures]
+        if times:
+            loose = _round_up(min(times) * HEADROOM)
+            text = f"with {key} within {quantity(loose, 's')} instead of {quantity(limit, 's')}"
+            yield text, {key: loose}, math.log2(loose / limit)
+
+    return lever
+
+
+def _budget(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    if needs.training_budget is None:
+        return
+    least = _least(needs.training_budget, probe, "training_budget", 2.0)
+    if least is not None:
+        budget = _round_up(least)
+        steps = math.log2(budget / needs.training_budget)
+        yield f"with a training budget of {budget:.2g} FLOPs", {"training_budget": budget}, steps
+    if needs.training == "scratch":
+        freed = {"training": "none", "training_budget": None, "training_tokens": None}
+        yield "with published weights instead of a training from scratch", freed, 3.0
+
+
+def _wider_choice(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    if needs.parameters is not None:
+        yield "with any size of model", {"parameters": None}, 1.5
+    if needs.retrieval and needs.quality == "high":
+        yield "without retrieval", {"retrieval": False}, 2.0
+
+
+LEVERS: tuple[Lever, ...] = (
+    _precision,
+    _strictness,
+    _cache,
+    _wider_choice,
+    _context,
+    _batch,
+    _memory,
+    _devices,
+    _latency("prefill"),
+    _latency("decode"),
+    _budget,
+)
+
+
+def _most(asked: int, probe: Probe, key: str) -> int | None:
+    """The largest value below ``asked`` that suffices, to about 2%; None if not even 1 does."""
+    low = asked
+    for _ in range(HALVINGS):
+        high, low = low, low // 2
+        if low < 1:
+            return None
+        if probe({key: low}) is not None:
+            break
+    else:
+        return None
+    for _ in range(REFINEMENTS):
+        middle = (low + high) // 2
+        low, high = (middle, high) if probe({key: middle}) is not None else (low, middle)
+    return low
+
+
+def _least(asked: float, probe: Probe, key: str, factor: float) -> float | None:
+    """The smallest value above ``asked`` that suffices, to a few percent; None up to 2^24 times."""
+    high = asked
+    for _ in range(HALVINGS):
+        low, high = high, high * factor
+        if probe({key: high}) is not None:
+            break
+    else:
+        return None
+    for _ in range(REFINEMENTS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if probe({key: middle}) is not None else (middle, high)
+    return high
+
+
+def _round_up(value: float) -> float:
+    """Two digits, upwards."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / step) * step

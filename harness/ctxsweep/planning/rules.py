@@ -1,0 +1,286 @@
+"""Rules that people know, shown as rules: when they apply, and what speaks for and against them.
+
+Evidence is what was measured on this machine where there is any, and else arithmetic on the shapes:
+the same model with other key/value heads, a state beside a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from ctxsweep.analysis.wording import context_label, quantity
+from ctxsweep.planning.assess import Assessment, figures_of, usable_bytes
+from ctxsweep.planning.candidates import FULL, HYBRID, STATE, WINDOW, Candidate
+from ctxsweep.planning.decision import Evidence, Figure, RuleFinding
+from ctxsweep.planning.deployment import BadDeployment
+from ctxsweep.planning.evidence import Grounds
+from ctxsweep.planning.measured_pairs import beside, stretched
+from ctxsweep.planning.needs import Needs
+from ctxsweep.planning.quality_proxy import REPEAT_AFTER_ME, RULER
+
+LONG_TOKENS = 100 * 1024
+LITTLE_MEMORY = 0.5
+SEVEN_B = 6.5e9  # models called 7B begin here
+WORTH = 0.10
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the rules look at: all candidates at the needs, and the one that is taken."""
+
+    needs: Needs
+    grounds: Grounds
+    assessed: Sequence[Assessment]
+    take: Assessment | None
+
+    def of(self, *families: str) -> list[Assessment]:
+        """Those that can be laid out, of some families."""
+        return [a for a in self.assessed if a.figures and a.candidate.family in families]
+
+    def subject(self) -> Assessment | None:
+        """A model with attention to try other heads on: the one taken, else the largest."""
+        if self.take is not None and self.take.candidate.config.attention is not None:
+            return self.take
+        found = sorted(
+            (a for a in self.of(FULL, WINDOW) if a.passes or self.take is None),
+            key=lambda a: a.candidate.effective_parameters,
+        )
+        return found[-1] if found else None
+
+    def takes(self, holds: Callable[[Candidate], bool]) -> bool | None:
+        """Whether the one that is taken is such a candidate; None where none is."""
+        return None if self.take is None else holds(self.take.candidate)
+
+
+def rules(scene: Scene) -> tuple[RuleFinding, ...]:
+    """All rules, those that apply first."""
+    found = [rule(scene) for rule in RULES]
+    return tuple(sorted(found, key=lambda finding: not finding.applies))
+
+
+def _state(scene: Scene) -> RuleFinding:
+    share = _cache_share(scene)
+    long = scene.needs.context > LONG_TOKENS
+    applies = long and share is not None and share > LITTLE_MEMORY
+    here = f"here {context_label(scene.needs.context)}"
+    if share is not None:
+        here += f" and {share:.0%} of it"
+    return RuleFinding(
+        name="SSM or RWKV",
+        condition=f"beyond 100K tokens, full attention's cache over half the memory; {here}",
+        applies=applies,
+        recommends="a state of fixed size",
+        evidence=tuple(_state_evidence(scene)),
+        matrix_agrees=scene.takes(lambda c: c.family in STATE) if applies else None,
+    )
+
+
+def _state_evidence(scene: Scene) -> Iterator[Evidence]:
+    cached, stated = scene.of(FULL), scene.of(*STATE)
+    if cached and stated:
+        least, state = (min(rows, key=_cache) for rows in (cached, stated))
+        yield Evidence(
+            says="for" if _cache(state) < _cache(least) else "against",
+            text=f"{state.candidate.name} holds {_bytes(_cache(state))}, the leanest cache "
+            f"({least.candidate.name}) {_bytes(_cache(least))} "
+            f"at {context_label(scene.needs.context)}",
+            source="formula",
+        )
+    for metric in ("itl_s", "cache_used_bytes"):
+        yield from beside(scene.grounds.here, _is(*STATE), _is(FULL), metric, scene.needs.context)
+    if scene.needs.needs_retrieval:
+        text = "a fixed state cannot copy what is longer than it holds"
+        yield Evidence(says="against", text=text, source=f"{REPEAT_AFTER_ME}, {RULER}")
+
+
+def _transformer(scene: Scene) -> RuleFinding:
+    first = _state(scene).applies
+    evidence: list[Evidence] = []
+    short = [a for a in scene.of(FULL) if a.candidate.reach is not None]
+    beyond = [a for a in short if (a.candidate.reach or 0) < scene.needs.context]
+    if short:
+        text = f"{len(beyond)} of {len(short)} full-attention candidates were trained to less than "
+        text += f"{context_label(scene.needs.context)} and would need a stretched RoPE"
+        evidence.append(Evidence(says="neither", text=text, source="their published contexts"))
+    evidence += stretched(scene.grounds.quality_runs)
+    return RuleFinding(
+        name="Transformer, RoPE scaled where needed",
+        condition="wherever the first rule does not apply",
+        applies=not first,
+        recommends="attention, stretched by YaRN or NTK-by-parts",
+        evidence=tuple(evidence),
+        matrix_agrees=scene.takes(lambda c: c.family in (FULL, WINDOW)) if not first else None,
+    )
+
+
+def _gqa(scene: Scene) -> RuleFinding:
+    subject = scene.subject()
+    applies = subject is not None and subject.candidate.effective_parameters >= SEVEN_B
+    evidence: list[Evidence] = []
+    if subject is not None:
+        attention = subject.candidate.config.attention
+        assert attention is not None
+        fewer = attention.kv_heads if attention.kv_heads < attention.heads else _grouped(subject)
+        evidence += _heads(scene, subject, fewer, attention.heads)
+    return RuleFinding(
+        name="GQA from 7B",
+        condition="for attention with 7B parameters or more",
+        applies=applies,
+        recommends="fewer key/value heads than query heads",
+        evidence=tuple(evidence),
+        matrix_agrees=scene.takes(_shares_heads) if applies else None,
+    )
+
+
+def _mqa(scene: Scene) -> RuleFinding:
+    applies, subject = scene.needs.decode is not None, scene.subject()
+    evidence: list[Evidence] = []
+    if subject is not None:
+        attention = subject.candidate.config.attention
+        assert attention is not None
+        many = attention.kv_heads if attention.kv_heads > 1 else _grouped(subject)
+        evidence += _heads(scene, subject, 1, many)
+    one = lambda c: _kv_heads(c) == 1  # noqa: E731
+    several = lambda c: c.family == FULL and (_kv_heads(c) or 0) > 1  # noqa: E731
+    evidence += beside(scene.grounds.here, one, several, "itl_s", scene.needs.context)
+    if scene.needs.tp > 1:
+        text = "one key/value head cannot be split: every device holds all of the cache"
+        evidence.append(Evidence(says="against", text=text, source="formula"))
+    return RuleFinding(
+        name="MQA when latency is critical",
+        condition="with a limit on the time per token, --decode",
+        applies=applies,
+        recommends="one key/value head",
+        evidence=tuple(evidence),
+        matrix_agrees=scene.takes(lambda c: _kv_heads(c) == 1) if applies else None,
+    )
+
+
+def _hybrid(scene: Scene) -> RuleFinding:
+    applies = scene.needs.needs_retrieval
+    evidence = [
+        Evidence(
+            says="for",
+            text="attention in a few layers copies what a state forgets, for a part of the cache",
+            source=REPEAT_AFTER_ME,
+        )
+    ]
+    hybrids, cached = scene.of(HYBRID), scene.of(FULL)
+    if hybrids and cached:
+        hybrid, full = (min(rows, key=_cache) for rows in (hybrids, cached))
+        evidence.append(
+            Evidence(
+                says="for" if _cache(hybrid) < _cache(full) else "against",
+                text=f"{hybrid.candidate.name} holds {_bytes(_cache(hybrid))} at "
+                f"{context_label(scene.needs.context)}, {full.candidate.name} "
+                f"{_bytes(_cache(full))}",
+                source="formula",
+            )
+        )
+    elif not hybrids:
+        text = "no hybrid is among the candidates"
+        evidence.append(Evidence(says="neither", text=text, source="candidates"))
+    evidence += beside(scene.grounds.here, _is(HYBRID), _is(FULL), "itl_s", scene.needs.context)
+    return RuleFinding(
+        name="Hybrid where retrieval matters",
+        condition="where answers hang on exact words of the context, --retrieval",
+        applies=applies,
+        recommends="a state model with attention in some layers",
+        evidence=tuple(evidence),
+        matrix_agrees=scene.takes(lambda c: c.family == HYBRID) if applies else None,
+    )
+
+
+RULES: tuple[Callable[[Scene], RuleFinding], ...] = (_state, _transformer, _gqa, _mqa, _hybrid)
+
+
+def _heads(scene: Scene, subject: Assessment, fewer: int, more: int) -> Iterator[Evidence]:
+    """The same model with fewer and with more key/value heads."""
+    if fewer >= more:
+        return
+    try:
+        few, many = (_with_heads(scene, subject, heads) for heads in (fewer, more))
+    except BadDeployment:
+        return
+    saved = 1 - few.value / many.value
+    yield Evidence(
+        says="for" if saved >= WORTH else "against",
+        text=f"{subject.candidate.name} with {fewer} for {more} key/value heads: decode "
+        f"{_seconds(few.value)} for {_seconds(many.value)}, {saved:.0%} less",
+        source=f"{few.basis}, {scene.grounds.device.name}",
+    )
+    cache = [_cache_with(scene, subject, heads) for heads in (fewer, more)]
+    yield Evidence(
+        says="for" if cache[0] < cache[1] * (1 - WORTH) else "against",
+        text=f"and its cache at {context_label(scene.needs.context)}: {_bytes(cache[0])} for "
+        f"{_bytes(cache[1])}",
+        source="formula",
+    )
+
+
+def _with_heads(scene: Scene, subject: Assessment, heads: int) -> Figure:
+    return figures_of(
+        _twin(subject, heads), subject.deployment, scene.needs, scene.grounds
+    ).decode_s
+
+
+def _cache_with(scene: Scene, subject: Assessment, heads: int) -> int:
+    return figures_of(
+        _twin(subject, heads), subject.deployment, scene.needs, scene.grounds
+    ).cache_bytes
+
+
+def _twin(subject: Assessment, heads: int) -> Candidate:
+    """The same shape with another number of key/value heads; nothing was measured of it."""
+    config = subject.candidate.config
+    assert config.attention is not None
+    attention = config.attention.model_copy(update={"kv_heads": heads})
+    return Candidate(
+        f"{subject.candidate.name} with {heads} key/value heads",
+        config.model_copy(update={"attention": attention}),
+        has_weights=False,
+    )
+
+
+def _grouped(subject: Assessment) -> int:
+    """A usual number of groups: 8, or as many as divide the heads."""
+    attention = subject.candidate.config.attention
+    assert attention is not None
+    return next(groups for groups in (8, 4, 2, 1) if attention.heads % groups == 0)
+
+
+def _cache_share(scene: Scene) -> float | None:
+    """Median of full attention's caches over the memory that can be used."""
+    shares = [
+        _cache(a) / usable_bytes(scene.needs, scene.grounds, a.deployment) for a in scene.of(FULL)
+    ]
+    return median(shares) if shares else None
+
+
+def _is(*families: str) -> Callable[[Candidate], bool]:
+    return lambda candidate: candidate.family in families
+
+
+def _shares_heads(candidate: Candidate) -> bool:
+    attention = candidate.config.attention
+    return attention is not None and attention.kv_heads < attention.heads
+
+
+def _kv_heads(candidate: Candidate) -> int | None:
+    attention = candidate.config.attention
+    return attention.kv_heads if attention and candidate.family == FULL else None
+
+
+def _cache(one: Assessment) -> int:
+    assert one.figures is not None
+    return one.figures.cache_bytes
+
+
+def _bytes(value: float) -> str:
+    return quantity(value, "bytes")
+
+
+def _seconds(value: float) -> str:
+    return quantity(value, "s")
