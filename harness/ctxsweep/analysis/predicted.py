@@ -77,6 +77,30 @@ class CalibrationUsed(Frozen):
     )
 
 
+class GroupOverview(Frozen):
+    """A group of a calibration, for people: series that share their code."""
+
+    engine: str
+    kind: str
+    models: tuple[str, ...]
+    cells: int
+    call_s: float
+    shares: dict[str, float] = Field(description="Of which ceiling, by part.")
+    held_out: dict[PredictedMetric, Errors]
+
+
+class CalibrationOverview(Frozen):
+    """What there is to say of a calibration that was made."""
+
+    machine: str
+    device: str
+    threads: int
+    runs: tuple[str, ...]
+    held_out: dict[PredictedMetric, Errors]
+    longer: dict[PredictedMetric, Errors]
+    groups: tuple[GroupOverview, ...]
+
+
 class Predictions(Frozen):
     """All of ``predictions.json``; its keys are documented in docs/results.md."""
 

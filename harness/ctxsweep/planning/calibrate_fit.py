@@ -18,6 +18,8 @@ from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
 from ctxsweep.planning.calibration import (
+    BadCalibration,
+    Calibration,
     CodePath,
     Group,
     Measured,
@@ -29,7 +31,7 @@ from ctxsweep.planning.calibration import (
     held_bytes,
 )
 from ctxsweep.planning.footprint import weights_bytes
-from ctxsweep.planning.observed import Observed
+from ctxsweep.planning.observed import Observed, Run, highest
 from ctxsweep.records import Ceilings
 
 PULL = 0.1  # weight of the pull to the bound, in units of a part's mean share of a cell
@@ -60,18 +62,61 @@ def shorter_half(contexts: Sequence[int]) -> tuple[tuple[set[int], set[int]], ..
     return ((set(contexts[:middle]), set(contexts[middle:])),)
 
 
-def by_path(cells: Iterable[Observed]) -> dict[CodePath, list[Observed]]:
+def by_path(cells: Iterable[Observed], ceilings: Ceilings) -> dict[CodePath, list[Observed]]:
     """Cells that share their code; those that no calibration describes are left out."""
     groups: dict[CodePath, list[Observed]] = defaultdict(list)
     for cell in cells:
         path = code_path(cell.config, cell.deployment, cell.backend)
-        if path is not None and any(metric in cell.values for metric in TIMES):
+        known = path is not None and path.dtype in ceilings.matmul_flops_per_s
+        if path is not None and known and any(metric in cell.values for metric in TIMES):
             groups[path].append(cell)
     return {
         path: rows
         for path, rows in groups.items()
         if len({row.context_tokens for row in rows}) >= MIN_CONTEXTS
     }
+
+
+def calibrate(
+    runs: Sequence[Run], machine: str, made_at: str, commit: str | None, *, hold_out: bool = True
+) -> Calibration:
+    """The speeds of a machine from its runs, fitted to all cells.
+
+    With ``hold_out`` the errors on cells not seen come first, in all and by code path: each half of
+    the contexts predicted by a fit of the other half, and the longer half by one of the shorter.
+    Raises ``BadCalibration``.
+    """
+    try:
+        ceilings = highest([run.ceilings for run in runs if run.ceilings is not None])
+    except ValueError as error:
+        raise BadCalibration(f"{error}; calibrate them apart, each with --out FILE") from None
+    names = ", ".join(run.run_id for run in runs)
+    if ceilings is None:
+        raise BadCalibration(f"{names}: {runs[0].problem}; another run may do")
+    paths = by_path((cell for run in runs for cell in run.cells), ceilings)
+    if not paths:
+        raise BadCalibration(
+            f"{names}: no series was measured at {MIN_CONTEXTS} contexts or more, which a fit "
+            "needs; a run that has them: ctxsweep run long_ctx"
+        )
+    groups, alternated, extrapolated = [], [], []
+    for path, rows in paths.items():
+        group = fit_group(path, rows, ceilings)
+        if hold_out:
+            alternated.append(unseen(path, rows, ceilings, alternating))
+            extrapolated.append(unseen(path, rows, ceilings, shorter_half))
+            group = group.model_copy(update={"held_out": summed(alternated[-1:])})
+        groups.append(group)
+    return Calibration(
+        machine=machine,
+        ceilings=ceilings,
+        made_at=made_at,
+        commit=commit,
+        runs=tuple(run.run_id for run in runs),
+        held_out=summed(alternated),
+        longer=summed(extrapolated),
+        groups=tuple(groups),
+    )
 
 
 def fit_group(path: CodePath, rows: Sequence[Observed], ceilings: Ceilings) -> Group:

@@ -18,7 +18,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from ctxsweep.analysis.predicted import Errors, PredictedMetric
+from ctxsweep.analysis.predicted import (
+    CalibrationOverview,
+    Errors,
+    GroupOverview,
+    PredictedMetric,
+)
 from ctxsweep.frozen import Frozen
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.demand import Demand, decode_demand, prefill_demand
@@ -49,9 +54,14 @@ class CodePath(Frozen):
     window: bool = False
 
     @property
-    def label(self) -> str:
-        """``native float32 attention, experts``."""
-        words = [f"{self.backend} {self.dtype} {' + '.join(self.mixers)}"]
+    def engine(self) -> str:
+        """``native float32``."""
+        return f"{self.backend} {self.dtype}"
+
+    @property
+    def kind(self) -> str:
+        """``attention, fp8_e4m3 cache, experts``."""
+        words = [" + ".join(self.mixers)]
         words += [f"{self.kv_dtype} cache"] if self.kv_dtype != self.dtype else []
         words += ["experts"] if self.experts else []
         words += ["window"] if self.window else []
@@ -125,6 +135,18 @@ class Group(Frozen):
         asked = demand_of(metric, config, deployment, context_tokens)
         return self.speeds.seconds(columns(config, deployment, asked, ceilings))
 
+    def overview(self) -> GroupOverview:
+        """What a person is shown."""
+        return GroupOverview(
+            engine=self.path.engine,
+            kind=self.path.kind,
+            models=self.measured.models,
+            cells=self.measured.cells,
+            call_s=self.speeds.call_s,
+            shares=self.speeds.model_dump(exclude={"call_s"}),
+            held_out=self.held_out,
+        )
+
 
 class Calibration(Frozen):
     """All of ``calibration.yaml``. Every answer is None where a code path was not measured."""
@@ -176,6 +198,18 @@ class Calibration(Frozen):
         if group is None:
             return None
         return group.predict(metric, config, deployment, context_tokens, self.ceilings)
+
+    def overview(self) -> CalibrationOverview:
+        """What a person is shown."""
+        return CalibrationOverview(
+            machine=self.machine,
+            device=self.ceilings.device,
+            threads=self.ceilings.threads,
+            runs=self.runs,
+            held_out=self.held_out,
+            longer=self.longer,
+            groups=tuple(group.overview() for group in self.groups),
+        )
 
     def residual(self, metric: PredictedMetric) -> float | None:
         """Median relative error on cells that a fit had not seen; None if none were held out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -28,9 +29,18 @@ def find(results: Path, machine: str) -> Path | None:
 def save(calibration: Calibration, path: Path) -> None:
     """Write the file as a whole, its folder too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = calibration.model_dump(mode="json", exclude_none=True)
+    body = _rounded(calibration.model_dump(mode="json", exclude_none=True))
     head = "# Written by `ctxsweep calibrate`; docs/planning.md says what the figures mean.\n"
     write_atomic(path, head + yaml.safe_dump(body, sort_keys=False, allow_unicode=True))
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits of every fraction: more are of no use to a reader."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def load(path: Path) -> Calibration:

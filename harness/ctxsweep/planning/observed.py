@@ -29,12 +29,14 @@ class Observed:
 class Run:
     """What can be predicted of a run: its cells, and by series why not.
 
-    ``ceilings`` are the highest of the run; None if no child measured any.
+    ``ceilings`` are the highest of the run; None if there is no one set of them, and ``problem``
+    says why.
     """
 
     run_id: str
     cells: tuple[Observed, ...]
     ceilings: Ceilings | None
+    problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,7 +58,11 @@ def observe(run_id: str, records: Iterable[Record]) -> Run:
         for record in measured
         if record.cell.series.name in configs and record.status is Status.OK
     )
-    return Run(run_id, cells, highest(ceilings), missing)
+    try:
+        found, problem = highest(ceilings), "" if ceilings else "no ceilings were measured"
+    except ValueError as error:
+        found, problem = None, str(error)
+    return Run(run_id, cells, found, problem, missing)
 
 
 def observed(record: Record, config: ModelConfig) -> Observed:
@@ -109,7 +115,7 @@ def highest(seen: Sequence[Ceilings]) -> Ceilings | None:
     kinds = sorted({(c.device, c.threads) for c in seen})
     if len(kinds) > 1:
         words = ", ".join(f"{device} with {threads} threads" for device, threads in kinds)
-        raise ValueError(f"ceilings of {words}: figures of one kind are wanted")
+        raise ValueError(f"ceilings of {words}, not of one kind")
     rates: dict[str, float] = {}
     for ceilings in seen:
         for dtype, rate in ceilings.matmul_flops_per_s.items():

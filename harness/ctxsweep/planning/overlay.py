@@ -18,8 +18,6 @@ from ctxsweep.planning.footprint import footprint
 from ctxsweep.planning.observed import Observed, Run
 from ctxsweep.planning.roofline import decode_bound, prefill_bound
 
-NO_CEILINGS = "the run measured no ceilings of its machine"
-
 
 def overlay(
     run: Run, calibration: Calibration | None = None, *, file: str = "", why_bounds: str = ""
@@ -36,8 +34,7 @@ def overlay(
     timed = {cell.series for cell in cells if cell.metric in ("itl_s", "prefill_s")}
     for cell in run.cells:
         if cell.series not in timed:
-            reason = NO_CEILINGS if device is None else "no time of it was measured"
-            missing.setdefault(cell.series, reason)
+            missing.setdefault(cell.series, run.problem or "no time of it was measured")
     return Predictions(
         run_id=run.run_id,
         calibration=_used(calibration, file),

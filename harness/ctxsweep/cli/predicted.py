@@ -1,0 +1,39 @@
+"""What a run could have been predicted to take: with this machine's calibration, or as bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctxsweep.analysis.predicted import Predictions
+from ctxsweep.machine import machine_slug
+from ctxsweep.planning.calibration import BadCalibration, Calibration
+from ctxsweep.planning.calibration_file import check, find, load
+from ctxsweep.planning.observed import Run, observe
+from ctxsweep.planning.overlay import overlay
+from ctxsweep.store import RunFolder
+
+
+def predictions_of(folder: RunFolder, results: Path) -> Predictions:
+    """A run's predictions; why a calibration cannot be used is said in ``why_bounds``."""
+    run = observe(folder.manifest.run_id, folder.records())
+    try:
+        path, calibration = _calibration(folder, run, results)
+    except BadCalibration as error:
+        return overlay(run, why_bounds=str(error))
+    return overlay(run, calibration, file=str(path or ""))
+
+
+def _calibration(
+    folder: RunFolder, run: Run, results: Path
+) -> tuple[Path | None, Calibration | None]:
+    """The calibration of the run's machine, if there is one. Raises ``BadCalibration``."""
+    environment = folder.manifest.environment
+    if environment is None or run.ceilings is None:
+        return None, None
+    machine = machine_slug(environment)
+    path = find(results, machine)
+    if path is None:
+        return None, None
+    calibration = load(path)
+    check(calibration, path, machine, run.ceilings)
+    return path, calibration

@@ -1,0 +1,109 @@
+"""What ``ctxsweep calibrate`` found, in the terminal: the errors first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ctxsweep.analysis.predicted import (
+    PREDICTED,
+    CalibrationOverview,
+    Errors,
+    GroupOverview,
+    PredictedMetric,
+)
+from ctxsweep.report.predicted import EXACT, SHORT, percent
+from ctxsweep.report.printer import Printer
+from ctxsweep.report.units import SECONDS
+
+COLUMNS: tuple[tuple[PredictedMetric, str], ...] = (
+    ("itl_s", "Decode"),
+    ("prefill_s", "Prefill"),
+    ("process_peak_bytes", "Process"),
+)
+
+
+def print_calibration(
+    made: CalibrationOverview, path: Path, console: Console | None = None
+) -> None:
+    """Print how far predictions lie off, by metric and by group, and where the file is."""
+    console = console or Console()
+    say = Printer(console)
+    for metric in PREDICTED:
+        if metric in made.held_out:
+            say.line(_answer(metric, made.held_out[metric]), style="bold")
+    if made.held_out:
+        say.line(
+            "Of every series, each half of the contexts (every second one) was predicted by a "
+            "fit of the other half."
+        )
+    else:
+        say.line(
+            "No cells were held out, so how far predictions lie off is not known: that takes "
+            "--holdout half and four contexts of a series."
+        )
+    if made.longer:
+        say.line(f"The longer half of the contexts by a fit of the shorter: {_short(made.longer)}.")
+    say.line("")
+    console.print(_table(say, made.groups, console.is_terminal))
+    say.line("Overhead: what a layer costs every call, besides arithmetic and reading.")
+    untold = [group for group in made.groups if not group.held_out]
+    if untold and made.held_out:
+        say.line("–: too few contexts to hold half of them out; four will do.")
+    say.line("")
+    say.line(
+        f"{made.machine}, {made.device}, {_threads(made.threads)}; fitted to all cells of "
+        f"{', '.join(made.runs)}."
+    )
+    console.print(say.text(f"Written: {path}"), soft_wrap=True, highlight=False, markup=False)
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _answer(metric: PredictedMetric, errors: Errors) -> str:
+    cells = "1 cell" if errors.cells == 1 else f"{errors.cells} cells"
+    if errors.worst < EXACT:
+        return f"{SHORT[metric]}: exact on {cells}"
+    return (
+        f"{SHORT[metric]}: median error {percent(errors.median)} on {cells} it had not seen "
+        f"(9 of 10 below {percent(errors.p90)})"
+    )
+
+
+def _short(errors: Mapping[PredictedMetric, Errors]) -> str:
+    return ", ".join(
+        f"{SHORT[metric]} {percent(errors[metric].median)}"
+        for metric, _ in COLUMNS
+        if metric in errors
+    )
+
+
+def _table(say: Printer, groups: tuple[GroupOverview, ...], framed: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if framed else None, pad_edge=False)
+    table.add_column("Median error")
+    for head in ("Cells", *(head for _, head in COLUMNS), "Overhead"):
+        table.add_column(head, justify="right")
+    engines = list(dict.fromkeys(group.engine for group in groups))
+    for engine in engines:
+        if len(engines) > 1:
+            table.add_row(say.text(engine))
+        for group in groups:
+            if group.engine == engine:
+                table.add_row(*map(say.text, _row(group, indent="  " * (len(engines) > 1))))
+    return table
+
+
+def _row(group: GroupOverview, indent: str) -> tuple[str, ...]:
+    errors = (_error(group.held_out.get(metric)) for metric, _ in COLUMNS)
+    name = f"{indent}{group.kind}: {', '.join(group.models)}"
+    return (name, str(group.cells), *errors, SECONDS.text(group.call_s))
+
+
+def _error(found: Errors | None) -> str:
+    return "–" if found is None else percent(found.median)

@@ -1,0 +1,123 @@
+"""Predictions beside what was measured, in words: the page's table and the terminal's lines."""
+
+from __future__ import annotations
+
+from ctxsweep.analysis.predicted import (
+    PREDICTED,
+    PredictedCell,
+    PredictedMetric,
+    Predictions,
+    errors,
+    shares,
+)
+from ctxsweep.analysis.summary import Summary
+from ctxsweep.report.rows import series_names
+from ctxsweep.report.table import Table
+
+TITLE = "Predicted beside measured"
+HEADS: dict[PredictedMetric, str] = {
+    "itl_s": "Per generated token",
+    "prefill_s": "Prefill",
+    "held_bytes": "Weights and cache",
+    "process_peak_bytes": "Peak of the process",
+}
+SHORT: dict[PredictedMetric, str] = {
+    "itl_s": "decode",
+    "prefill_s": "prefill",
+    "held_bytes": "weights and cache",
+    "process_peak_bytes": "peak of the process",
+}
+EXACT = 1e-9
+
+
+def predicted_table(summary: Summary, predictions: Predictions | None) -> Table:
+    """A row per series, a column per metric that was predicted."""
+    if predictions is None:
+        return Table("predicted", TITLE)
+    metrics = [metric for metric in PREDICTED if predictions.of(metric)]
+    rows = [
+        (name, *(cells_text(predictions.of(metric, series=name)) for metric in metrics))
+        for name in series_names(summary)
+        if any(predictions.of(metric, series=name) for metric in metrics)
+    ]
+    notes = [*_basis(predictions)]
+    notes += [f"{name}: nothing was predicted: {why}." for name, why in predictions.missing.items()]
+    heads = ("Series", *(HEADS[metric] for metric in metrics))
+    return Table("predicted", TITLE, heads, rows, tuple(notes) if rows else ())
+
+
+def predicted_line(predictions: Predictions | None) -> str:
+    """One sentence for the terminal; empty if nothing was predicted."""
+    if predictions is None or not predictions.cells:
+        return ""
+    parts = []
+    for metric in PREDICTED:
+        cells = predictions.of(metric)
+        bounds = [cell for cell in cells if cell.basis == "bound"]
+        others = [cell for cell in cells if cell.basis != "bound"]
+        said = [_median(group) for group in (others, bounds) if group]
+        parts += [f"{SHORT[metric]} {' and '.join(said)}"] if said else []
+    line = f"{TITLE}: {', '.join(parts)} (medians of the cells)."
+    if predictions.calibration is None:
+        return f"{line} Forecasts in place of bounds: ctxsweep calibrate."
+    if predictions.fitted_to_this_run:
+        return f"{line} The calibration was fitted to this very run."
+    return line
+
+
+def cells_text(cells: tuple[PredictedCell, ...]) -> str:
+    """``9.4% off (worst 35%)``, ``37% of the bound (31% to 50%)``, ``exact``."""
+    bounds = [cell for cell in cells if cell.basis == "bound"]
+    found = errors([cell for cell in cells if cell.basis != "bound"])
+    reached = shares(bounds)
+    said = []
+    if found is not None:
+        off = f"{percent(found.median)} off (worst {percent(found.worst)})"
+        said.append("exact" if found.worst < EXACT else off)
+    if reached is not None:
+        middle, least, most = (percent(share) for share in reached)
+        said.append(f"{middle} of the bound ({least} to {most})")
+    return "; ".join(said) or "–"
+
+
+def percent(share: float) -> str:
+    """Two significant digits: ``9.4%``, ``0.34%``, ``120%``."""
+    value = 100 * share
+    return f"{value:.0f}%" if value >= 10 else f"{float(f'{value:.2g}'):g}%"
+
+
+def _median(cells: list[PredictedCell]) -> str:
+    if cells[0].basis == "bound":
+        reached = shares(cells)
+        return f"{percent(reached[0])} of the bound" if reached else ""
+    found = errors(cells)
+    if found is None or found.worst < EXACT:
+        return "exact"
+    return f"{percent(found.median)} off"
+
+
+def _basis(predictions: Predictions) -> list[str]:
+    """What the figures rest on."""
+    used = predictions.calibration
+    if used is None:
+        why = f" ({predictions.why_bounds})" if predictions.why_bounds else ""
+        return [
+            "Times are given as a share of the bound: the least time that the ceilings of this run "
+            f"allow, over the measured one; median, least and most of the contexts{why}. "
+            "ctxsweep calibrate fits this machine's own speeds; then errors stand here."
+        ]
+    notes = [
+        f"Predicted from {used.file}, made {used.made_at[:10]}, with this machine's own speeds; "
+        "how far each lies off what was measured: median and worst of the contexts. Where its "
+        "code was not calibrated, a series has its share of the bound."
+    ]
+    known = [
+        f"{SHORT[metric]} {percent(used.held_out[metric].median)}"
+        for metric in PREDICTED
+        if metric in used.held_out
+    ]
+    if known:
+        notes.append(f"Cells that a fit had not seen lay off by {', '.join(known)} (medians).")
+    if predictions.fitted_to_this_run:
+        notes.append("It was fitted to this very run: these are errors of a fit, not a forecast.")
+    return notes
