@@ -54,6 +54,7 @@ def crossover(first: Points, second: Points, exact: bool = False) -> Crossover |
         context_tokens=at,
         cheaper_below=below.series,
         cheaper_above=above.series,
+        between_tokens=(int(n[before]), int(n[after])),
         evidence=_crossing_text(below, above, at, len(changes)),
     )
 
@@ -128,8 +129,17 @@ def _apart(first: Points, second: Points, n: Array, gap: Array, sign: Codes) -> 
         context_tokens=None,
         cheaper_below=cheaper,
         cheaper_above=cheaper,
+        clear_from_tokens=_clear_from(n, sign),
         evidence=evidence,
     )
+
+
+def _clear_from(n: Array, sign: Codes) -> int | None:
+    """The first context from which on one is clearly the cheaper, if it is not so throughout."""
+    open_ = np.flatnonzero(sign == 0)
+    if len(open_) == 0 or open_[-1] == len(n) - 1:
+        return None
+    return int(n[open_[-1] + 1])
 
 
 def all_crossovers(curves: list[Points], is_exact: Callable[[str], bool]) -> tuple[Crossover, ...]:

@@ -97,6 +97,12 @@ class Crossover(Frozen):
     context_tokens: Estimate | None = Field(description="None: no crossing in range.")
     cheaper_below: str | None = None
     cheaper_above: str | None = None
+    between_tokens: tuple[int, int] | None = Field(
+        None, description="The measured contexts on either side, each clearly of one order."
+    )
+    clear_from_tokens: int | None = Field(
+        None, description="No crossing seen, but cheaper_above clearly is so only from here on."
+    )
     evidence: str
 
 

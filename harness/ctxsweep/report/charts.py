@@ -10,6 +10,7 @@ import altair as alt
 
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.records_quality import TaskName
+from ctxsweep.report.frontier_chart import frontier_chart
 from ctxsweep.report.layers import Curves, shown_param
 from ctxsweep.report.parts import memory_parts
 from ctxsweep.report.placing import Row, Scale, context_scale, placed, y_scale
@@ -128,6 +129,20 @@ CHARTS: tuple[ChartEntry, ...] = (
             partial(task_map, task=task),
         )
         for task, title in TASK_TITLES.items()
+    ),
+    ChartEntry(
+        "frontier_context",
+        "How long a context really runs",
+        "A bar ends at the longest that ran within all limits, the tick after it is the shortest "
+        "that did not; an arrow: nothing ended it. The axis is logarithmic.",
+        partial(frontier_chart, quantity="context_tokens"),
+    ),
+    ChartEntry(
+        "frontier_batch",
+        "How large a batch really runs",
+        "A bar ends at the largest that ran within all limits, the tick after it is the smallest "
+        "that did not; an arrow: nothing ended it. The axis is logarithmic.",
+        partial(frontier_chart, quantity="batch_size"),
     ),
     ChartEntry(
         "cache",

@@ -10,9 +10,11 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
+from ctxsweep.analysis.predicted import Predictions
 from ctxsweep.analysis.summary import Summary
-from ctxsweep.report import theme
+from ctxsweep.report import predicted_charts, theme
 from ctxsweep.report.charts import CHARTS
+from ctxsweep.report.frontier import frontier_answer
 from ctxsweep.report.quality_notes import missing_reference
 from ctxsweep.report.rendering import render
 from ctxsweep.report.rows import failed_cells, series_names
@@ -26,30 +28,31 @@ STATIC_WIDTH = 860
 PNG_SCALE = 2.0
 
 
-def build_report(summary: Summary, out_dir: Path) -> Path:
+def build_report(summary: Summary, out_dir: Path, predictions: Predictions | None = None) -> Path:
     """Write ``report.html`` and ``plots/<chart>.svg|png`` into ``out_dir``; the page's path.
 
-    Nothing is fetched, here or by the page. The same summary gives the same bytes.
+    With ``predictions`` they stand beside what was measured. Nothing is fetched, here or by the
+    page. The same summary gives the same bytes.
     """
-    specs = chart_specs(summary)
+    specs = chart_specs(summary, predictions)
     write_plots(specs, out_dir / "plots")
     page = out_dir / "report.html"
-    page.write_text(render_page(summary, specs), encoding="utf-8")
+    page.write_text(render_page(summary, specs, predictions), encoding="utf-8")
     return page
 
 
-def chart_specs(summary: Summary) -> dict[str, Spec]:
+def chart_specs(summary: Summary, predictions: Predictions | None = None) -> dict[str, Spec]:
     """The Vega-Lite definition of every chart that the run has figures for, by name."""
-    charts = ((entry.name, entry.chart(summary)) for entry in CHARTS)
+    charts = ((entry.name, entry.chart(summary)) for entry in predicted_charts.entries(predictions))
     return {name: chart.to_dict() for name, chart in charts if chart is not None}
 
 
 def write_plots(specs: dict[str, Spec], folder: Path) -> list[Path]:
     """Draw every chart as SVG and PNG, on white; remove those of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in CHARTS:
+    for name in (*(entry.name for entry in CHARTS), *predicted_charts.names()):
         for kind in ("svg", "png"):
-            (folder / f"{entry.name}.{kind}").unlink(missing_ok=True)
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     written = []
     config = theme.vega_config(theme.LIGHT, theme.STATIC_FONT)
     for name, spec in specs.items():
@@ -64,20 +67,23 @@ def write_plots(specs: dict[str, Spec], folder: Path) -> list[Path]:
     return written
 
 
-def render_page(summary: Summary, specs: dict[str, Spec]) -> str:
+def render_page(
+    summary: Summary, specs: dict[str, Spec], predictions: Predictions | None = None
+) -> str:
     """The page as text."""
     rows = verdict_rows(summary)
     missing = missing_reference(summary.quality) if summary.quality else ""
+    reach = frontier_answer(summary.frontier) if summary.frontier else ""
     return render(
         "report.html.j2",
         summary=summary,
-        answer=f"{missing} {answer(summary)}".strip(),
+        answer=" ".join(filter(None, (missing, reach, answer(summary)))),
         columns=COLUMNS,
         verdicts=rows,
         compared=any(row.numerics for row in rows),
-        charts=[entry for entry in CHARTS if entry.name in specs],
+        charts=[e for e in predicted_charts.entries(predictions) if e.name in specs],
         series=_swatches(summary),
-        tables=tables(summary),
+        tables=tables(summary, predictions),
         failed=len(failed_cells(summary)),
         elapsed=SECONDS.text(summary.elapsed_s),
         light=theme.LIGHT,

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
-from ctxsweep.analysis.summary import CellSummary, Crossover, Summary
+from ctxsweep.analysis.predicted import Predictions
+from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.records import Environment
+from ctxsweep.report.crossings import crossing_tables
+from ctxsweep.report.frontier import frontier_tables
+from ctxsweep.report.predicted import predicted_table
 from ctxsweep.report.quality_tables import quality_tables
 from ctxsweep.report.rows import STATUS_TEXT, failed_cells, interval_text, series_names
 from ctxsweep.report.side_by_side import HEADS, same_model_rows
@@ -42,12 +47,14 @@ STOPS = {
 }
 
 
-def tables(summary: Summary) -> list[Table]:
+def tables(summary: Summary, predictions: Predictions | None = None) -> list[Table]:
     """All tables that have something to say, in the order of the page."""
     found = (
         *quality_tables(summary),
+        *frontier_tables(summary),
         _same_model(summary),
-        *_crossovers(summary),
+        *crossing_tables(summary, partial(metric_title, summary)),
+        predicted_table(summary, predictions),
         _failures(summary),
         _drift(summary),
         _ladder(summary),
@@ -76,44 +83,6 @@ def _same_model(summary: Summary) -> Table:
     )
     title = "The same model, side by side"
     return Table("same-model", title, HEADS, rows, (note,) if rows else (), first=True)
-
-
-def _crossovers(summary: Summary) -> tuple[Table, Table]:
-    crossing = [c for c in summary.crossovers if c.context_tokens is not None]
-    apart = [c for c in summary.crossovers if c.context_tokens is None]
-    heads = ("What", "Below", "Crossing at, tokens", "Interval", "Above", "In words")
-    note = "Where two series cost the same. Below it the one is cheaper, above it the other."
-    if summary.crossovers and not crossing:
-        note = "No two series cross in the range that was measured."
-    return (
-        Table(
-            "crossovers",
-            "Crossovers",
-            heads,
-            [_crossing_row(summary, c) for c in crossing],
-            (note,) if summary.crossovers else (),
-        ),
-        Table(
-            "no-crossing",
-            f"No crossing in range ({len(apart)})",
-            ("What", "Series", "And", "In words"),
-            [(metric_title(summary, c.metric), c.first, c.second, c.evidence) for c in apart],
-            folded=True,
-        ),
-    )
-
-
-def _crossing_row(summary: Summary, crossover: Crossover) -> tuple[str, ...]:
-    at = crossover.context_tokens
-    assert at is not None
-    return (
-        metric_title(summary, crossover.metric),
-        crossover.cheaper_below or "–",
-        TOKENS.text(at.value),
-        interval_text(at, TOKENS),
-        crossover.cheaper_above or "–",
-        crossover.evidence,
-    )
 
 
 def _failures(summary: Summary) -> Table:

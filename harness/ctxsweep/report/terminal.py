@@ -10,8 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ctxsweep.analysis.predicted import Predictions
 from ctxsweep.analysis.summary import CellSummary, ScalingClass, Summary
 from ctxsweep.records import Status
+from ctxsweep.report.crossings import crossing_lines
+from ctxsweep.report.frontier import finding, headlines, tries_text
+from ctxsweep.report.predicted import predicted_line
 from ctxsweep.report.printer import Printer
 from ctxsweep.report.quality_terminal import print_quality
 from ctxsweep.report.rows import STATUS_TEXT, failed_cells
@@ -33,9 +37,12 @@ NARROW_COLUMNS = 100
 
 
 def print_summary(
-    summary: Summary, page: Path | None = None, console: Console | None = None
+    summary: Summary,
+    page: Path | None = None,
+    console: Console | None = None,
+    predictions: Predictions | None = None,
 ) -> None:
-    """Print the answer, the verdict table, what did not finish, and where the page is.
+    """Print the answer, the verdict table, crossings, what failed, and where the page is.
 
     A narrow terminal gets a list in place of a table; where output is no terminal there is neither
     colour nor frame, and where it has no Unicode there is none.
@@ -46,6 +53,7 @@ def print_summary(
     if summary.quality is not None:
         print_quality(summary, console)
         say.line("")
+    _print_frontier(say, summary)
     say.line(answer(summary))
     say.line("")
     if console.width < NARROW_COLUMNS:
@@ -53,11 +61,33 @@ def print_summary(
             _print_row(say, row)
     else:
         console.print(_table(say, rows, console.is_terminal))
+    _print_crossings(say, summary)
     _print_failures(say, summary)
+    if line := predicted_line(predictions):
+        say.line("")
+        say.line(line)
     if page is not None:
         say.line("")
         # Not wrapped: a path cut in two cannot be copied.
         console.print(say.text(f"Report: {page}"), soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_frontier(say: Printer, summary: Summary) -> None:
+    if summary.frontier is None:
+        return
+    for heading, lines in headlines(summary.frontier):
+        say.line(heading, style="bold")
+        for name, line in lines:
+            say.line(f"  {name}: {finding(line)} ({tries_text(line)})")
+        say.line("")
+
+
+def _print_crossings(say: Printer, summary: Summary) -> None:
+    lines = crossing_lines(summary)
+    for i, line in enumerate(lines):
+        if i == 0:
+            say.line("")
+        say.line(line, style="" if i else "bold")
 
 
 def _table(say: Printer, rows: list[VerdictRow], framed: bool) -> Table:

@@ -1,0 +1,189 @@
+"""How far each series goes within the limits: words for the terminal, the page and the chart."""
+
+from __future__ import annotations
+
+from ctxsweep.analysis.frontier_summary import (
+    BROKEN,
+    FrontierLine,
+    FrontierProbe,
+    FrontierSummary,
+    Quantity,
+    Reason,
+)
+from ctxsweep.analysis.summary import Summary
+from ctxsweep.report.rows import interval_text
+from ctxsweep.report.table import Table
+from ctxsweep.report.units import BYTES, SECONDS, TOKENS, unit_of
+
+REASONS: dict[Reason, str] = {
+    "memory": "out of memory",
+    "decode": "decode too slow",
+    "prefill": "prefill too slow",
+    "time": "the sweep's time was spent",
+    "unsupported": "not supported",
+    "error": "error",
+}
+TITLES: dict[Quantity, str] = {"context_tokens": "Longest context", "batch_size": "Largest batch"}
+NEXT: dict[Reason, str] = {
+    "memory": "raise frontier.within.memory, or narrow the cache: kv_dtype, window",
+    "decode": "raise frontier.within.decode, or take a model that reads less per token",
+    "prefill": "raise frontier.within.prefill",
+    "time": "raise budgets.cell_s: this is no limit of the model",
+    "unsupported": "see why: this is no limit of memory or time",
+    "error": "see why: this is no limit of memory or time",
+}
+
+
+def limits_text(found: FrontierSummary) -> str:
+    """``400 MiB, 20 ms a token and 4 s of prefill``."""
+    memory = found.memory_bytes
+    parts = ["the free memory" if memory is None else BYTES.text(memory)]
+    parts += [f"{SECONDS.text(found.decode_s)} a token"] if found.decode_s else []
+    parts += [f"{SECONDS.text(found.prefill_s)} of prefill"] if found.prefill_s else []
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def value_text(quantity: Quantity, value: int) -> str:
+    """An exact number of tokens or of sequences: ``18K``, ``1,000``."""
+    whole = quantity == "context_tokens" and value % 1024 == 0
+    return f"{value // 1024:,}K" if whole else f"{value:,}"
+
+
+def at_text(line: FrontierLine) -> str:
+    """What was held: ``batch 4`` or ``at 8K``."""
+    return f"batch {line.at}" if line.quantity == "context_tokens" else f"at {TOKENS.text(line.at)}"
+
+
+def line_names(found: FrontierSummary, quantity: Quantity) -> dict[tuple[str, int], str]:
+    """A name per line: the series, and what was held where there are several of it."""
+    lines = [line for line in found.lines if line.quantity == quantity]
+    several = len({line.at for line in lines}) > 1
+    return {
+        (line.series, line.at): f"{line.series} {at_text(line)}" if several else line.series
+        for line in lines
+    }
+
+
+def finding(line: FrontierLine) -> str:
+    """What was found: ``18K runs; 20K: out of memory``, ``at least 64K runs``, …"""
+    passes = f"{value_text(line.quantity, line.passes.value)} runs" if line.passes else ""
+    if line.fails is None or line.stopped_by is None:
+        return f"at least {passes}" if line.complete else f"{passes or 'nothing known'} so far"
+    fails = value_text(line.quantity, line.fails.value)
+    failed = f"{fails}: {REASONS[line.stopped_by]}"
+    if not line.complete:
+        return f"{f'{passes} so far; ' if passes else 'so far '}{failed}"
+    if line.stopped_by in BROKEN:
+        return f"no limit found; {f'{passes}; ' if passes else ''}{failed}"
+    close = ", within the noise" if line.close else ""
+    return f"{passes}; {failed}{close}" if passes else f"not even {failed}{close}"
+
+
+def frontier_answer(found: FrontierSummary) -> str:
+    """A sentence per quantity: ``Longest context within …: a 18K, b at least 64K.``"""
+    return " ".join(
+        f"{heading}: {', '.join(f'{name} {_short(line)}' for name, line in lines)}."
+        for heading, lines in headlines(found)
+    )
+
+
+def _short(line: FrontierLine) -> str:
+    if not line.complete or line.stopped_by in BROKEN:
+        return "not known"
+    if line.passes is None:
+        return "none"
+    text = value_text(line.quantity, line.passes.value)
+    return text if line.fails else f"at least {text}"
+
+
+def tries_text(line: FrontierLine) -> str:
+    """``6 tries``."""
+    return "1 try" if line.tries == 1 else f"{line.tries} tries"
+
+
+def headlines(found: FrontierSummary) -> list[tuple[str, list[tuple[str, FrontierLine]]]]:
+    """A heading for each quantity that was sought, and its lines with their names."""
+    result = []
+    for quantity, title in TITLES.items():
+        names = line_names(found, quantity)
+        lines = [line for line in found.lines if line.quantity == quantity]
+        if lines:
+            held = {line.at for line in lines}
+            at = f" ({at_text(lines[0])})" if len(held) == 1 else ""
+            heading = f"{title} within {limits_text(found)}{at}"
+            result.append((heading, [(names[one.series, one.at], one) for one in lines]))
+    return result
+
+
+def frontier_tables(summary: Summary) -> list[Table]:
+    """One table per quantity: both sides of every limit, with what was measured there."""
+    found = summary.frontier
+    if found is None:
+        return []
+    heads = ("Series", "Runs", "Does not", "Why", "Measured there", "Tries", "What would help")
+    note = (
+        "Found by bisection: the limit lies at what runs or above it, and below what does not. "
+        "Every try is a cell of its own in a process of its own; times count by their median."
+    )
+    return [
+        Table(
+            f"frontier-{lines[0][1].quantity.partition('_')[0]}",
+            heading,
+            heads,
+            [_row(name, line) for name, line in lines],
+            (note,),
+            first=True,
+        )
+        for heading, lines in headlines(found)
+    ]
+
+
+def _row(name: str, line: FrontierLine) -> tuple[str, ...]:
+    passes = value_text(line.quantity, line.passes.value) if line.passes else "nothing"
+    fails = value_text(line.quantity, line.fails.value) if line.fails else "not reached"
+    return (
+        name,
+        f"≥ {passes}" if line.passes and not line.fails else passes,
+        fails,
+        _why(line),
+        _measured(line),
+        f"{line.tries} of at most {line.most_tries}",
+        _help(line),
+    )
+
+
+def _why(line: FrontierLine) -> str:
+    if line.stopped_by is None:
+        return "–"
+    close = "; the limit lies within the noise" if line.close else ""
+    detail = line.fails.detail.partition("\n")[0] if line.fails else ""
+    return f"{REASONS[line.stopped_by]}{close}{f': {detail}' if detail else ''}"
+
+
+def _measured(line: FrontierLine) -> str:
+    """The time that decides on both sides, or else what the larger one held."""
+    if line.stopped_by in ("decode", "prefill"):
+        metric = "itl_s" if line.stopped_by == "decode" else "prefill_s"
+        texts = [_figure(probe, metric) for probe in (line.passes, line.fails)]
+        return " → ".join(text for text in texts if text) or "–"
+    peak = _figure(line.passes, "device_peak_bytes") or _figure(line.passes, "process_peak_bytes")
+    return f"peak {peak}" if peak else "–"
+
+
+def _figure(probe: FrontierProbe | None, metric: str) -> str:
+    estimate = probe.metrics.get(metric) if probe else None
+    if estimate is None:
+        return ""
+    unit = unit_of(metric)
+    has_interval = estimate.low is not None and estimate.low != estimate.high
+    text = unit.text(estimate.value)
+    return f"{text} ({interval_text(estimate, unit)})" if has_interval else text
+
+
+def _help(line: FrontierLine) -> str:
+    if not line.complete:
+        return "the search was interrupted: --resume goes on with it"
+    if line.stopped_by is not None:
+        return NEXT[line.stopped_by]
+    where = "context" if line.quantity == "context_tokens" else "batch"
+    return f"to go on, raise frontier.{where}.up_to"
