@@ -40,7 +40,6 @@ def prompt(tokens: int, batch: int = 2) -> np.ndarray:
         ({"model": "tiny-rwkv7", "sinks": 4}, "sinks", "no attention"),
         ({"sinks": 4}, "sinks", "set window"),
         ({"model": "tiny-alibi", "window": 64, "sinks": 4}, "sinks", "rotary positions"),
-        ({"model": "tiny-rwkv6"}, "model", "backend rwkv runs it"),
         ({"prefill_chunk": 0}, "prefill_chunk", "at least 1"),
         ({"options": {"fast": True}}, "options", "'fast' is unknown"),
     ],
