@@ -1,4 +1,4 @@
-"""flash-linear-attention's own functions and kernels against our retention and RWKV-7.
+"""flash-linear-attention's own functions and kernels against our retention, RWKV-6 and -7.
 
 Its chunked retention cannot be had here: Triton's interpreter gives that kernel's loop a plain
 integer, which it asks for ``.to``. The recurrent kernel runs.
@@ -16,6 +16,7 @@ from torch import Tensor
 from ctxsweep.models.retnet import log_decay
 from ctxsweep_kernels.retention import retention
 from ctxsweep_kernels.retention.reference import retention_reference
+from ctxsweep_kernels.wkv6 import wkv6
 from ctxsweep_kernels.wkv7 import wkv7
 
 pytestmark = [
@@ -62,6 +63,19 @@ def test_retention_is_their_recurrent_kernel(interpreted: Callable[[str], None])
     wanted, last = fused_recurrent_retention(q, k, v, initial_state=start, output_final_state=True)
     y, state = retention(q * DIM**-0.5, k, v, decay().float(), start)
     assert off(y, wanted) < FLOAT32
+    assert off(state, last) < FLOAT32
+
+
+def test_rwkv6_is_their_recurrence() -> None:
+    from fla.ops.rwkv6.recurrent_naive import naive_recurrent_rwkv6
+
+    r, k, v = torch.randn(3, BATCH, TOKENS, HEADS, DIM)
+    log_w = -torch.exp(torch.randn(BATCH, TOKENS, HEADS, DIM) - 1)
+    bonus, start = torch.randn(HEADS, DIM), torch.randn(BATCH, HEADS, DIM, DIM)
+    theirs = [t.transpose(1, 2) for t in (r, k, v, log_w)]
+    wanted, last = naive_recurrent_rwkv6(*theirs, bonus, 1.0, start, output_final_state=True)
+    y, state = wkv6(r, log_w, k, v, bonus, start)
+    assert off(y, wanted.transpose(1, 2)) < FLOAT32
     assert off(state, last) < FLOAT32
 
 
