@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ctxsweep.analysis.frontier import Search
 from ctxsweep.backends.base import resolve_backend
+from ctxsweep.execute.frontier import plan_of
 from ctxsweep.measure.ceilings import measure_ceilings
 from ctxsweep.measure.environment import physical_cores
 from ctxsweep.records import Ceilings, Cost, Series
+from ctxsweep.report.frontier import value_text
 from ctxsweep.scenario import Scenario
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -53,6 +56,27 @@ def print_plan(scenario: Scenario) -> None:
     console.print(f"{scenario.procedure.kind}, contexts {lengths}", highlight=False)
     console.print(table)
     console.print(_closing(scenario, total_s, ceilings), highlight=False)
+    for line in frontier_lines(scenario):
+        console.print(line, highlight=False)
+
+
+def frontier_lines(scenario: Scenario) -> list[str]:
+    """What the search will do after the sweep, and in how many tries at most."""
+    plan = plan_of(scenario)
+    if plan is None:
+        return []
+    searches = [one for one in plan.searches() if one.series == scenario.series[0].name]
+    lines = [f"  {_sought(one)}, at most {one.most_tries} tries a series" for one in searches]
+    begin = "Then the frontier is sought by bisection, each try in a process of its own:"
+    return [begin, *lines, f"  in all at most {plan.most_tries} tries"]
+
+
+def _sought(search: Search) -> str:
+    if search.quantity == "context_tokens":
+        up_to, step = (value_text(search.quantity, n) for n in (search.up_to, search.step))
+        return f"longest context up to {up_to} in steps of {step}, batch {search.at}"
+    at = value_text("context_tokens", search.at)
+    return f"largest batch up to {search.up_to} at {at} of context"
 
 
 def estimate_series(
