@@ -1,0 +1,134 @@
+"""Several models, contexts and batches at once: cells, reaches, crossings, remarks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ctxsweep.models.catalog import load_config
+from ctxsweep.planning.answers import Predicted
+from ctxsweep.planning.deployment import Deployment
+from ctxsweep.planning.devices import device
+from ctxsweep.planning.predicting import QUANTITIES, predict_all, predicted_cell
+from ctxsweep.planning.remarks import remarks, trained_reach
+
+H100 = device("H100")
+CONTEXTS = (1024, 8192, 131072)
+
+
+def predicted(*models: str, deployment: Deployment | None = None, batches=(1,), **on) -> Predicted:
+    return predict_all(
+        [load_config(name) for name in models],
+        deployment or Deployment(),
+        on.get("on", H100),
+        on.get("contexts", CONTEXTS),
+        batches,
+    )
+
+
+def test_there_is_a_cell_for_everything_that_was_asked():
+    found = predicted("llama-3-8b", "mamba-2.8b", batches=(1, 8))
+    keys = {(cell.model, cell.batch_size, cell.context_tokens) for cell in found.cells}
+    assert len(keys) == len(found.cells) == 2 * 2 * 3
+    assert [c.context_tokens for c in found.cells_of("mamba-2.8b", 8)] == list(CONTEXTS)
+    assert Predicted.model_validate(json.loads(found.model_dump_json())) == found
+
+
+def test_a_table_of_positions_has_no_cells_beyond_it():
+    found = predicted("gpt2", "llama-3-8b")
+    assert [cell.context_tokens for cell in found.cells_of("gpt2")] == [1024]
+    (reach,) = found.models[0].reaches
+    assert (reach.context_tokens, reach.ended_by) == (1024, "positions")
+
+
+@pytest.mark.parametrize(
+    ("model", "on", "ended_by"),
+    [
+        ("llama-3-8b", "H100", "cache"),
+        ("falcon-180b", "H100", "weights"),
+        ("mamba-2.8b", "H100", "nothing"),
+        ("mistral-7b", "H100", "nothing"),
+        ("gpt2", "H100", "positions"),
+    ],
+)
+def test_what_ends_a_context_is_named(model, on, ended_by):
+    (reach,) = predicted(model, on=device(on)).models[0].reaches
+    assert reach.ended_by == ended_by
+    assert (reach.context_tokens is None) == (ended_by == "nothing")
+
+
+def test_the_reach_of_a_hybrid_that_goes_beyond_the_search_is_not_called_endless():
+    found = predicted("jamba-v0.1", deployment=Deployment(tensor_parallel=8))
+    (reach,) = found.models[0].reaches
+    assert (reach.ended_by, reach.context_tokens) == ("search", 1 << 24)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("zamba2-2.7b-like", "mamba-2.8b"), ("llama-2-7b", "llama-3-8b"), ("phi-2", "mistral-7b")],
+)
+def test_a_crossing_is_where_the_order_changes(first, second):
+    contexts = (256, 65536)
+    found = predicted(first, second, contexts=contexts)
+    crossed = [one for one in found.crossings if one.context_tokens is not None]
+    assert crossed
+    for one in crossed:
+        at = one.context_tokens
+        assert at is not None and contexts[0] < at <= contexts[1]
+
+        def value(model: str, context: int, quantity: str = one.quantity) -> float:
+            cell = predicted_cell(load_config(model), Deployment(), H100, context)
+            return float(getattr(cell, quantity))
+
+        assert value(one.below, at - 1) <= value(one.above, at - 1)
+        assert value(one.above, at) < value(one.below, at)
+    assert {one.quantity for one in found.crossings} == set(QUANTITIES)
+
+
+def test_without_a_crossing_the_cheaper_model_is_named():
+    found = predicted("llama-3-70b", "llama-3-8b", deployment=Deployment(tensor_parallel=8))
+    assert [(one.below, one.context_tokens) for one in found.crossings] == [
+        ("llama-3-8b", None)
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("model", "deployment", "on", "said"),
+    [
+        ("llama-3-8b", Deployment(), "H100", "Trained to 8K tokens: beyond, it needs RoPE scaling"),
+        ("mamba-2.8b", Deployment(), "H100", "still understands has to be measured"),
+        ("gpt2", Deployment(), "H100", "table of positions ends at 1K"),
+        (
+            "starcoder",
+            Deployment(tensor_parallel=8),
+            "H100",
+            "each of the 8 devices holds the whole",
+        ),
+        (
+            "llama-3-8b",
+            Deployment(tensor_parallel=16),
+            "H100",
+            "of 16 devices 2 each hold the same",
+        ),
+        ("llama-3-8b", Deployment(tensor_parallel=2), "H100", "not latency"),
+        ("llama-3-8b", Deployment(weight_dtype="int4"), "H100", "int4 move fewer bytes"),
+        ("llama-3-8b", Deployment(weight_dtype="fp8"), "A100", "A100 does not multiply in fp8"),
+        ("llama-3-8b", Deployment(), "T4", "T4 does not multiply in bfloat16"),
+        ("mamba-2.8b", Deployment(), "H100", "rate of matrix multiplies"),
+        ("mixtral-8x7b", Deployment(), "H100", "Of 8 experts"),
+    ],
+)
+def test_remarks_where_they_apply(model, deployment, on, said):
+    found = remarks(load_config(model), deployment, device(on), CONTEXTS)
+    assert any(said in remark for remark in found), found
+
+
+def test_no_remarks_where_there_is_nothing_to_say():
+    assert remarks(load_config("llama-3-8b"), Deployment(), H100, (8192,)) == ()
+
+
+def test_stretched_models_reach_further():
+    assert trained_reach(load_config("qwen2.5-7b-yarn")) == 131072
+    assert trained_reach(load_config("llama-3-8b")) == 8192
+    assert trained_reach(load_config("llama-3.1-8b")) is None  # its factor is no ratio of lengths
