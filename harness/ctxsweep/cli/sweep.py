@@ -158,19 +158,26 @@ def _elapsed_s(manifest: Manifest, records: list[Record]) -> float:
     return (finished - started).total_seconds()
 
 
-def write_report(path: Path, *, quiet: bool = False) -> None:
-    """Write ``summary.json``, the page and the plots into a run's folder; print the verdicts."""
+def write_report(path: Path, *, quiet: bool = False, results: Path | None = None) -> None:
+    """Write what follows from a run's records into its folder: ``summary.json``,
+    ``predictions.json``, the page and the plots; print the verdicts.
+
+    ``results`` is where this machine's calibration lies; by default two folders up.
+    """
+    from ctxsweep.cli.predicted import predictions_of
     from ctxsweep.report.page import build_report
 
-    summary = derive(RunFolder.open(path))
+    folder = RunFolder.open(path)
+    summary, predictions = derive(folder), predictions_of(folder, results or path.parents[1])
     write_atomic(path / "summary.json", summary.model_dump_json(indent=1) + "\n")
-    page = build_report(summary, path)
+    write_atomic(path / "predictions.json", predictions.model_dump_json(indent=1) + "\n")
+    page = build_report(summary, path, predictions)
     if quiet:
         _say(str(page))
         return
     from ctxsweep.report.terminal import print_summary
 
-    print_summary(summary, page)
+    print_summary(summary, page, predictions=predictions)
 
 
 def _say(text: str) -> None:

@@ -58,6 +58,8 @@ def predicted_line(predictions: Predictions | None) -> str:
         said = [_median(group) for group in (others, bounds) if group]
         parts += [f"{SHORT[metric]} {' and '.join(said)}"] if said else []
     line = f"{TITLE}: {', '.join(parts)} (medians of the cells)."
+    if predictions.why_bounds:
+        return f"{line} No calibration was used: {predictions.why_bounds}."
     if predictions.calibration is None:
         return f"{line} Forecasts in place of bounds: ctxsweep calibrate."
     if predictions.fitted_to_this_run:

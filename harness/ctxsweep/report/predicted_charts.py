@@ -18,10 +18,9 @@ from ctxsweep.report.units import TOKENS, Unit, unit_of
 
 MEASURED = "measured"
 WORDS = {"bound": "bound", "formula": "predicted", "calibration": "predicted"}
-NOTES = {
-    True: "Dashed: predicted from this machine's own speeds, as ctxsweep calibrate fitted them.",
-    False: "Dashed: the least time that the ceilings of this run allow; nothing can be faster.",
-}
+BOUND = "Dashed: the least time that the ceilings of this run allow; nothing can be faster."
+FITTED = "Dashed: predicted from this machine's own speeds, as ctxsweep calibrate fitted them."
+PROCESS = "Dashed: weights and cache by the formula, on what calibrate found the process to hold."
 TITLES: dict[PredictedMetric, tuple[str, str]] = {
     "itl_s": ("predicted_decode", "Time per generated token: predicted beside measured"),
     "prefill_s": ("predicted_prefill", "Time to read the context: predicted beside measured"),
@@ -40,13 +39,23 @@ def entries(predictions: Predictions | None) -> tuple[ChartEntry, ...]:
     """All charts of a report, with these among them if there is anything predicted."""
     if predictions is None:
         return CHARTS
-    note = NOTES[predictions.calibration is not None]
     added = (
-        ChartEntry(name, title, note, partial(beside, predictions=predictions, metric=metric))
+        ChartEntry(
+            name,
+            title,
+            _note(predictions, metric),
+            partial(beside, predictions=predictions, metric=metric),
+        )
         for metric, (name, title) in TITLES.items()
     )
     place = next(i for i, entry in enumerate(CHARTS) if entry.name == BEFORE)
     return (*CHARTS[:place], *added, *CHARTS[place:])
+
+
+def _note(predictions: Predictions, metric: PredictedMetric) -> str:
+    if predictions.calibration is None:
+        return BOUND
+    return PROCESS if metric == "process_peak_bytes" else FITTED
 
 
 def beside(
