@@ -27,6 +27,7 @@ from ctxsweep.store import RunFolder, StoreError
 
 # A server takes whatever it is told is there, so that its consent says nothing.
 ASKED = tuple(name for name in BACKENDS if name != "server")
+HERE = "this machine"
 CHUNKS = (512, "whole")
 ORIGINAL = "original_max_position_embeddings"
 
@@ -144,8 +145,9 @@ def _this(runs: Sequence[Summary], needs: Needs, results: Path) -> Device:
             most = max(run.ceilings.values(), key=lambda c: c.read_bytes_per_s)
             found = this_machine(most, run.environment.memory_bytes)
             source = f"{found.source} ({run.scenario} {run.run_id})"
-            return found.model_copy(update={"source": source})
-    return device_of(THIS_MACHINE, None, None, results)
+            return found.model_copy(update={"name": HERE, "source": source})
+    measured = device_of(THIS_MACHINE, None, None, results)
+    return measured.model_copy(update={"name": HERE})
 
 
 def _named(needs: Needs, results: Path) -> Device:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, assess, figure_words, precision_words
+from ctxsweep.planning.assess import Assessment, assess
 from ctxsweep.planning.candidates import CLASSES, Candidate
 from ctxsweep.planning.decision import (
     Decision,
@@ -25,6 +25,7 @@ from ctxsweep.planning.decision import (
 )
 from ctxsweep.planning.encoder_tasks import encoder_answer, wants_decoder
 from ctxsweep.planning.evidence import Grounds
+from ctxsweep.planning.limits import figure_words, precision_words
 from ctxsweep.planning.nearest import nearest_feasible
 from ctxsweep.planning.needs import Needs
 from ctxsweep.planning.rules import Scene, rules
@@ -32,6 +33,8 @@ from ctxsweep.planning.tasks import TASKS
 from ctxsweep.planning.weighing import Matrix, Scored, sensitivity, weigh
 
 FEWEST_OF_A_SIZE = 2
+SLOW_S = 60.0
+"""Seconds of an answer from which on a missing limit is worth a remark."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ def _basis(found: _Found) -> str:
     """On what the times of the answer rest, in a sentence."""
     taken = found.taken
     if taken is None or taken.assessment.figures is None:
-        return "no times entered this answer"
+        return "figures and papers beside each line below; nothing was weighed"
     figures = taken.assessment.figures
     basis = figures.request_s.basis
     words = {
@@ -251,12 +254,18 @@ def _would_change(needs: Needs, found: _Found, sensitive: Sensitivity | None) ->
         lines += [f"{taken.name}: {hope}" for hope in taken.assessment.hopes]
         if any(not part.reason.startswith("measured") for part in taken.quality):
             lines.append("a measured quality of the candidates on your own task: the proxy is none")
+    figures = taken.assessment.figures if taken is not None else None
+    if figures is not None and needs.prefill is None and figures.request_s.value > SLOW_S:
+        took = quantity(figures.request_s.value, "s")
+        lines.append(f"a limit on time: none was given, and an answer takes {took} or more")
     close = [e for e in found.excluded if e.need in ("prefill", "decode") and not e.proof]
     lines += [f"{e.name}: {e.reason}" for e in close[:2]]
     return tuple(lines)
 
 
 def _assumptions(needs: Needs) -> tuple[str, ...]:
+    if TASKS[needs.task].encoder:
+        return (f"texts of {needs.context} tokens (--context)",)
     retrieval = "matter" if needs.needs_retrieval else "do not matter"
     lines = [
         f"{needs.task}: {needs.answer_tokens} tokens of answer to a prompt read once; exact "

@@ -6,9 +6,10 @@ Times of a run are those of its machine and count only for that; bytes are exact
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any, TypeVar
 
 from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.predicted import PredictedMetric
@@ -22,6 +23,7 @@ from ctxsweep.planning.devices import Device
 from ctxsweep.planning.roofline import predict
 from ctxsweep.records import Series
 
+T = TypeVar("T")
 UNSAID = 0.10
 """Relative half-width of a measured time that has no interval of its own: few samples."""
 
@@ -42,14 +44,19 @@ class Grounds:
     here: tuple[Summary, ...] = ()
     calibration: Calibration | None = None
     engine_count: int = 8
-    cache: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict, compare=False)
+    known: dict[Hashable, Any] = field(default_factory=dict, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, worked out once a key: a search asks for the same again."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: T = self.known[key]
+        return found
 
     def engines_of(self, candidate: Candidate, context_tokens: int) -> tuple[str, ...]:
-        """Engines that accept the candidate at a context; asked once."""
-        key = candidate.name, context_tokens
-        if key not in self.cache:
-            self.cache[key] = self.engines(candidate, context_tokens)
-        return self.cache[key]
+        """Engines that accept the candidate at a context."""
+        key = "engines", candidate.name, context_tokens
+        return self.once(key, lambda: self.engines(candidate, context_tokens))
 
 
 @dataclass(frozen=True)

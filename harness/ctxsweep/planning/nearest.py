@@ -1,7 +1,8 @@
 """Where nothing meets the needs: what would, with as little changed as possible.
 
-One need is changed at a time; where that is not enough, precision is freed first and then one more.
-A step is a halving or a doubling of a need, or one rung down in precision or strictness.
+One need is changed at a time, up to 64 times; where that is not enough, others are given up first
+(``BUNDLES``). A step is a halving or a doubling of a need, or one rung down in precision or
+strictness.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, assess, precision_words
+from ctxsweep.planning.assess import Assessment, feasible
 from ctxsweep.planning.candidates import Candidate
 from ctxsweep.planning.decision import Suggestion
 from ctxsweep.planning.evidence import Grounds
+from ctxsweep.planning.limits import precision_words
 from ctxsweep.planning.needs import Needs
 
 MOST = 6
-HALVINGS = 24
-REFINEMENTS = 5
+HALVINGS = 6
+REFINEMENTS = 4
 MAX_DEVICES = 64
 HEADROOM = 1.02
 GB = 10**9
@@ -31,17 +33,53 @@ def nearest_feasible(
     candidates: Sequence[Candidate], needs: Needs, grounds: Grounds
 ) -> tuple[Suggestion, ...]:
     """Single changes that suffice, nearest first; else changes on top of freed precision."""
-    found = _with(candidates, needs, grounds, {}, "", 0.0)
-    if not found:
-        freed = _freed(needs)
-        found = _with(candidates, needs, grounds, freed, "any precision, and ", 2.0)
+    # Largest first: of all that would do, it is the one that is found.
+    candidates = sorted(candidates, key=lambda c: -c.effective_parameters)
+    base: dict[str, Any] = {}
+    before: list[str] = []
+    steps = 0.0
+    found = _with(candidates, needs, grounds, base, "", steps)
+    for bundle in BUNDLES:
+        if found:
+            break
+        changes, words, more = bundle(needs)
+        if changes:
+            base, before, steps = {**base, **changes}, [*before, words], steps + more
+            found = _with(candidates, needs, grounds, base, ", ".join(before), steps)
     ordered = sorted(found, key=lambda suggestion: suggestion.steps)
     return tuple(ordered[:MOST])
 
 
-def _freed(needs: Needs) -> dict[str, Any]:
-    """What opens all of the precisions and architectures; sizes that were asked for go, too."""
-    return {"quality": "any", "weight_dtype": None, "kv_dtype": None, "parameters": None}
+Bundle = Callable[[Needs], tuple[dict[str, Any], str, float]]
+
+
+def _free_precision(needs: Needs) -> tuple[dict[str, Any], str, float]:
+    """What opens all precisions, architectures and sizes."""
+    free = {"quality": "any", "weight_dtype": None, "kv_dtype": None, "parameters": None}
+    return free, "with any quality, precision and size", 3.0
+
+
+def _single(needs: Needs) -> tuple[dict[str, Any], str, float]:
+    if needs.batch == 1:
+        return {}, "", 0.0
+    return {"batch": 1}, "a batch of 1", math.log2(needs.batch)
+
+
+def _no_hurry(needs: Needs) -> tuple[dict[str, Any], str, float]:
+    if needs.prefill is None and needs.decode is None:
+        return {}, "", 0.0
+    return {"prefill": None, "decode": None}, "no limits on time", 6.0
+
+
+def _no_training(needs: Needs) -> tuple[dict[str, Any], str, float]:
+    if needs.training == "none":
+        return {}, "", 0.0
+    free = {"training": "none", "training_budget": None, "training_tokens": None}
+    return free, "no training", 6.0
+
+
+BUNDLES: tuple[Bundle, ...] = (_free_precision, _single, _no_hurry, _no_training)
+"""Given up one after the other, each on top of those before, until something suffices."""
 
 
 def _with(
@@ -54,18 +92,27 @@ def _with(
 ) -> list[Suggestion]:
     def probe(changes: dict[str, Any]) -> Assessment | None:
         changed = needs.model_copy(update={**base, **changes})
-        passed = [a for a in (assess(c, changed, grounds) for c in candidates) if a.passes]
-        return max(passed, key=lambda a: a.candidate.effective_parameters, default=None)
+        found = (feasible(candidate, changed, grounds) for candidate in candidates)
+        return next((one for one in found if one is not None), None)
 
     starting = needs.model_copy(update=base)
-    found = []
+    found: list[Suggestion] = []
+    alone = probe({})
+    if alone is not None:
+        return [_suggestion(before, base, alone, steps)]
     for lever in LEVERS:
         for text, changes, more in lever(starting, probe, candidates, grounds):
             taken = probe(changes)
             if taken is not None:
-                found.append(_suggestion(before + text, {**base, **changes}, taken, steps + more))
+                found.append(
+                    _suggestion(_joined(before, text), {**base, **changes}, taken, steps + more)
+                )
                 break
     return found
+
+
+def _joined(before: str, text: str) -> str:
+    return f"{before}, and {text.removeprefix('with ')}" if before else text
 
 
 def _suggestion(text: str, changes: dict[str, Any], taken: Assessment, steps: float) -> Suggestion:
@@ -152,8 +199,8 @@ def _latency(key: str) -> Lever:
         if limit is None:
             return
         free = needs.model_copy(update={key: None})
-        passed = [a for a in (assess(c, free, grounds) for c in candidates) if a.passes]
-        times = [getattr(a.figures, f"{key}_s").value for a in passed if a.figures]
+        passed = [feasible(candidate, free, grounds) for candidate in candidates]
+        times = [getattr(a.figures, f"{key}_s").value for a in passed if a and a.figures]
         if times:
             loose = _round_up(min(times) * HEADROOM)
             text = f"with {key} within {quantity(loose, 's')} instead of {quantity(limit, 's')}"

@@ -6,16 +6,18 @@ the same model with other key/value heads, a state beside a cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, figures_of, usable_bytes
+from ctxsweep.planning.assess import Assessment, figures_of
 from ctxsweep.planning.candidates import FULL, HYBRID, STATE, WINDOW, Candidate
 from ctxsweep.planning.decision import Evidence, Figure, RuleFinding
 from ctxsweep.planning.deployment import BadDeployment
 from ctxsweep.planning.evidence import Grounds
+from ctxsweep.planning.limits import usable_bytes
 from ctxsweep.planning.measured_pairs import beside, stretched
 from ctxsweep.planning.needs import Needs
 from ctxsweep.planning.quality_proxy import REPEAT_AFTER_ME, RULER
@@ -40,14 +42,16 @@ class Scene:
         return [a for a in self.assessed if a.figures and a.candidate.family in families]
 
     def subject(self) -> Assessment | None:
-        """A model with attention to try other heads on: the one taken, else the largest."""
+        """A model with attention to try other heads on: the one taken, else one of about 7B."""
         if self.take is not None and self.take.candidate.config.attention is not None:
             return self.take
-        found = sorted(
-            (a for a in self.of(FULL, WINDOW) if a.passes or self.take is None),
-            key=lambda a: a.candidate.effective_parameters,
+        found = self.of(FULL, WINDOW)
+        passed = [a for a in found if a.passes]
+        return min(
+            passed or found,
+            key=lambda a: abs(math.log(a.candidate.effective_parameters / SEVEN_B)),
+            default=None,
         )
-        return found[-1] if found else None
 
     def takes(self, holds: Callable[[Candidate], bool]) -> bool | None:
         """Whether the one that is taken is such a candidate; None where none is."""

@@ -168,9 +168,9 @@ def _decided(rows: tuple[Scored, ...], drawn: Array) -> Matrix:
         return Matrix(rows, (), rows[0].name, "")
     most = max(len(row.engines) for row in tied)
     best = [row for row in tied if len(row.engines) == most]
-    by = f"ecosystem: {best[0].name} runs on {most} of the engines"
+    by = f"ecosystem: {best[0].name} runs on {most} engines"
     if len(best) > 1:
-        by += f", as {len(best) - 1} more of them, of which its total is the highest"
+        by = f"the higher total, as the ecosystem ({most} engines) is equal"
     return Matrix(rows, tuple(row.name for row in tied), best[0].name, by)
 
 

@@ -68,8 +68,7 @@ def needs_line(decision: Decision) -> str:
     parts = [f"{needs.task} at {TOKENS.text(needs.context)}, batch {needs.batch}"]
     count = f"{decision.device.count} × " if decision.device.count > 1 else ""
     memory = BYTES.text(decision.device.memory_bytes)
-    name = "this machine" if decision.device.name == "this" else decision.device.name
-    parts.append(f"on {count}{name} ({memory})")
+    parts.append(f"on {count}{decision.device.name} ({memory})")
     parts += [f"prefill within {SECONDS.text(needs.prefill)}"] if needs.prefill else []
     parts += [f"decode within {SECONDS.text(needs.decode)}"] if needs.decode else []
     parts.append(f"quality {needs.quality}")
