@@ -148,8 +148,14 @@ def test_a_wrong_tensor_is_named(
         (json.dumps({"model_type": "zamba2"}), "low-rank weights of its own"),
         (json.dumps({"model_type": "gemma7"}), "'gemma7' is not built; one of: llama"),
         (json.dumps({"model_type": "llama", "vocab_size": 5}), "'num_attention_heads' is missing"),
-        (json.dumps({**LLAMA, "num_key_value_heads": 3}), "kv_heads = 3.*nearest.*2 or 4"),
-        (json.dumps({**LLAMA, "num_attention_heads": 5}), "5 heads must divide.*32.*4 or 8"),
+        (
+            json.dumps({**LLAMA, "num_key_value_heads": 3}),
+            "num_key_value_heads = 3; nearest valid num_key_value_heads: 2 or 4",
+        ),
+        (
+            json.dumps({**LLAMA, "num_attention_heads": 5}),
+            "num_attention_heads = 5 must divide hidden_size = 32; .*4 or 8",
+        ),
         (json.dumps({**LLAMA, "num_attention_heads": 0}), "heads = 0 must be a whole"),
         (json.dumps({**LLAMA, "rope_scaling": "yarn"}), "rope_parameters = 'yarn' must be a map"),
         (

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_families import FAMILIES, REFUSED
-from ctxsweep.models.hf_words import OUR_WORDS, Json, check_types
+from ctxsweep.models.hf_words import Json, check_types, in_their_words, their_key
 
 
 class BadModelFolder(ValueError):
@@ -43,7 +43,11 @@ def config_from(raw: Json, name: str) -> ModelConfig:
     except ValidationError as error:
         raise ValueError("; ".join(_problem(e, raw) for e in error.errors())) from error
     except (TypeError, OverflowError) as error:
-        raise ValueError(f"a value is not of the type that its key takes: {error}") from error
+        empty = ", ".join(key for key, value in raw.items() if value is None)
+        nulls = f" (null: {empty})" if empty else ""
+        raise ValueError(
+            f"a value is not of the type that its key takes{nulls}: {error}"
+        ) from error
 
 
 def _not_built(family: object) -> str:
@@ -54,12 +58,11 @@ def _not_built(family: object) -> str:
 
 def _problem(error: ErrorDetails, raw: Json) -> str:
     """One problem under the key of the file that it came from, where there is one."""
-    field = ".".join(map(str, error["loc"])) or "model"
-    key = next((word for word in OUR_WORDS.get(field, ()) if raw.get(word) is not None), field)
-    said = error["msg"].removeprefix("Value error, ")
-    given = error["input"]
-    value = f" = {given!r}" if isinstance(given, int | float | str) else ""
-    return f"{key}{value}: {said}"
+    field = ".".join(map(str, error["loc"]))
+    said = in_their_words(error["msg"].removeprefix("Value error, "), raw)
+    if error["type"] == "value_error":  # the message names the keys itself
+        return said
+    return f"{their_key(field, raw)} = {error['input']!r:.40}: {said}"
 
 
 def model_type(folder: Path) -> str:
@@ -73,7 +76,7 @@ def _read(folder: Path) -> Json:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadModelFolder(f"{path}: no such file; a model folder holds a config.json") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModelFolder(f"{path}: cannot be read as JSON: {error}") from error
     family = raw.get("model_type") if isinstance(raw, dict) else None
     if not isinstance(family, str):

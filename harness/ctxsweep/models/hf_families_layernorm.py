@@ -12,9 +12,10 @@ from ctxsweep.models.hf_words import (
     head_dim_of,
     named,
     only,
+    trained_length,
     whole_rope,
 )
-from ctxsweep.models.rope_words import MAX_POSITIONS, read_rope
+from ctxsweep.models.rope_words import read_rope
 
 
 def _stack(raw: Json, hidden: int, tied: bool, eps: str) -> Fields:
@@ -28,12 +29,6 @@ def _stack(raw: Json, hidden: int, tied: bool, eps: str) -> Fields:
         "norm_eps": raw.get(eps, 1e-5),
         "tied_embeddings": raw.get("tie_word_embeddings", tied),
     }
-
-
-def _trained(raw: Json, key: str) -> int | None:
-    """The longest context of the training where positions themselves have no end."""
-    tokens = raw.get(key)
-    return None if tokens is None or tokens >= MAX_POSITIONS else tokens
 
 
 def read_gpt2(raw: Json) -> Fields:
@@ -61,7 +56,7 @@ def _learned(raw: Json, kv_heads: int) -> Fields:
         "attention": {
             "heads": heads,
             "kv_heads": kv_heads,
-            "head_dim": head_dim_of(hidden, heads),
+            "head_dim": head_dim_of(raw, hidden, heads),
             "position": "learned",
             "bias": True,
         },
@@ -79,7 +74,7 @@ def read_gpt_neox(raw: Json) -> Fields:
     partial = {"partial_rotary_factor": raw.get("rotary_pct", 0.25)}
     raw = {"hidden_act": "gelu", "max_position_embeddings": 2048, **partial, **raw, **base}
     hidden, heads = count(raw, "hidden_size"), count(raw, "num_attention_heads")
-    head_dim = head_dim_of(hidden, heads)
+    head_dim = head_dim_of(raw, hidden, heads)
     rope, trained = read_rope(raw, head_dim, 1e4)
     parallel = raw.get("use_parallel_residual", True)
     return {
@@ -103,7 +98,7 @@ def read_phi(raw: Json) -> Fields:
     raw = {**defaults, "partial_rotary_factor": 0.5, **raw}
     only(raw, "qk_layernorm", False)
     hidden, heads = count(raw, "hidden_size"), count(raw, "num_attention_heads")
-    head_dim = raw.get("head_dim") or head_dim_of(hidden, heads)
+    head_dim = raw.get("head_dim") or head_dim_of(raw, hidden, heads)
     rope, trained = read_rope(raw, head_dim, 1e4)
     return {
         **_stack(raw, hidden, tied=False, eps="layer_norm_eps"),
@@ -139,7 +134,7 @@ def read_falcon(raw: Json) -> Fields:
             "√head_dim; valid: False"
         )
     hidden, heads = count(raw, "hidden_size", "n_embed"), count(raw, "num_attention_heads")
-    head_dim = head_dim_of(hidden, heads)
+    head_dim = head_dim_of(raw, hidden, heads)
     rope, trained = whole_rope(raw, head_dim)
     residual, kv_heads = _falcon_kind(raw, heads)
     biased = raw.get("bias", False)
@@ -190,11 +185,11 @@ def read_mpt(raw: Json) -> Fields:
     return {
         **_stack(raw, hidden, tied=True, eps="layer_norm_epsilon"),
         "norm_bias": False,
-        "trained_context": _trained({"max_seq_len": 2048, **raw}, "max_seq_len"),
+        "trained_context": trained_length({"max_seq_len": 2048, **raw}, "max_seq_len"),
         "attention": {
             "heads": heads,
             "kv_heads": heads,
-            "head_dim": head_dim_of(hidden, heads),
+            "head_dim": head_dim_of(raw, hidden, heads),
             "position": "alibi",
         },
         "ffn": {"kind": "gelu_exact", "size": 4 * hidden},
@@ -229,12 +224,12 @@ def read_bloom(raw: Json) -> Fields:
     heads = count(raw, "n_head", "num_attention_heads")
     return {
         **_stack(raw, hidden, tied=True, eps="layer_norm_epsilon"),
-        "trained_context": _trained(raw, "seq_length"),
+        "trained_context": trained_length(raw, "seq_length"),
         "embedding_norm": True,
         "attention": {
             "heads": heads,
             "kv_heads": heads,
-            "head_dim": head_dim_of(hidden, heads),
+            "head_dim": head_dim_of(raw, hidden, heads),
             "position": "alibi",
             "bias": True,
         },

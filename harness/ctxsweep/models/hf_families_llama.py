@@ -29,7 +29,7 @@ def read_llama(raw: Json) -> Fields:
     only(raw, "hidden_act", "silu")
     heads, hidden = count(raw, "num_attention_heads"), count(raw, "hidden_size")
     experts = raw.get("num_local_experts", 0)
-    head_dim = raw.get("head_dim") or head_dim_of(hidden, heads)
+    head_dim = raw.get("head_dim") or head_dim_of(raw, hidden, heads)
     rope, trained = read_rope(raw, head_dim, 1e6 if experts else 1e4)
     return {
         "mixer": "attention",

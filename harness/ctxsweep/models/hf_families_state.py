@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ctxsweep.models.hf_words import Fields, Json, count, head_dim_of, only
-from ctxsweep.models.rope_words import read_rope, trained_tokens
+from ctxsweep.models.hf_words import Fields, Json, count, head_dim_of, only, trained_length
+from ctxsweep.models.rope_words import read_rope
 
 
 def read_mamba(raw: Json) -> Fields:
@@ -74,7 +74,7 @@ def read_granite_hybrid(raw: Json) -> Fields:
     for key in ("embedding_multiplier", "logits_scaling", "residual_multiplier"):
         only(raw, key, 1, 1.0)
     heads, hidden = count(raw, "num_attention_heads"), count(raw, "hidden_size")
-    head_dim = raw.get("head_dim") or head_dim_of(hidden, heads)
+    head_dim = raw.get("head_dim") or head_dim_of(raw, hidden, heads)
     if abs(raw["attention_multiplier"] - head_dim**-0.5) > 1e-6:
         raise ValueError(
             f"attention_multiplier = {raw['attention_multiplier']} is not built; valid: "
@@ -119,7 +119,7 @@ def read_jamba(raw: Json) -> Fields:
     only(raw, "hidden_act", "silu")
     only(raw, "mamba_conv_bias", True)
     only(raw, "mamba_proj_bias", False)
-    if raw["num_experts"] > 1:
+    if raw["num_experts"] != 1:
         raise ValueError(
             f"num_experts = {raw['num_experts']} is not built for jamba, which weighs experts by "
             "a softmax over all of them, not over the chosen; valid: 1"
@@ -131,11 +131,11 @@ def read_jamba(raw: Json) -> Fields:
         **_hybrid(raw, hidden),
         "attention_every": every,
         **({} if first == every - 1 else {"attention_offset": first}),
-        "trained_context": trained_tokens(raw),
+        "trained_context": trained_length(raw, "max_position_embeddings"),
         "attention": {
             "heads": heads,
             "kv_heads": raw["num_key_value_heads"] or heads,
-            "head_dim": raw.get("head_dim") or head_dim_of(hidden, heads),
+            "head_dim": raw.get("head_dim") or head_dim_of(raw, hidden, heads),
             "position": "none",
         },
         "ffn": {"kind": "swiglu", "size": raw["intermediate_size"]},

@@ -31,9 +31,8 @@ def settings(config: ModelConfig) -> Settings:
 
 
 def _attention(config: ModelConfig, section: Attention | None) -> Settings:
-    keys = ("heads", "kv_heads", "head_dim", "window", "sinks", "position", "bias")
-    keys = (*keys, "biased_output")
-    found = {f"attention.{key}": section and getattr(section, key) for key in keys}
+    keys = "heads kv_heads head_dim window sinks position bias biased_output"
+    found = {f"attention.{key}": section and getattr(section, key) for key in keys.split()}
     learned = section is not None and section.position == "learned"
     rotary = section is not None and section.position == "rope"
     found["max_positions"] = config.max_positions if learned else None

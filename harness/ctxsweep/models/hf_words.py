@@ -6,10 +6,11 @@ Never imports torch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from ctxsweep.models.rope_words import read_rope
+from ctxsweep.models.rope_words import MAX_POSITIONS, read_rope
 from ctxsweep.models.sections import nearest_divisors
 
 Json = Mapping[str, Any]
@@ -43,6 +44,8 @@ _SWITCHES = _words(
     "tie_word_embeddings attention_bias mlp_bias bias use_sliding_window multi_query alibi "
     "parallel_attn new_decoder_architecture use_parallel_residual"
 )
+_MOST = 1 << 40
+"""Beyond any count in a model; sizes have nearer bounds, which ``ModelConfig`` checks."""
 OUR_WORDS: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
     "num_layers": ("num_hidden_layers", "n_layer", "n_layers"),
@@ -76,6 +79,8 @@ def check_types(raw: Json) -> None:
     for key, value in raw.items():
         if value is None:
             continue
+        if key in ("rope_parameters", "rope_scaling") and isinstance(value, Mapping):
+            check_types(value)
         if key in _COUNTS or key in _FROM_ZERO:
             _check_whole(key, value, 0 if key in _FROM_ZERO else 1)
         elif key in _NUMBERS and not (_is_number(value) and 0 < value < math.inf):
@@ -89,14 +94,13 @@ def _is_number(value: object) -> bool:
 
 
 def _check_whole(key: str, value: object, least: int) -> None:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST:
         return
-    near = f"; nearest valid: {max(least, round(value))}" if _finite(value) else ""
-    raise ValueError(f"{key} = {value!r} must be a whole number of at least {least}{near}")
-
-
-def _finite(value: object) -> bool:
-    return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+    near = round(max(-1, min(value, _MOST))) if isinstance(value, int | float) else least
+    raise ValueError(
+        f"{key} = {value!r:.40} must be a whole number of at least {least}; nearest valid: "
+        f"{max(least, near)}"
+    )
 
 
 def named(raw: Json, *keys: str) -> Any:
@@ -133,11 +137,25 @@ def count(raw: Json, *keys: str) -> int:
     return int(value)
 
 
-def head_dim_of(hidden: int, heads: int) -> int:
+def their_key(field: str, raw: Json) -> str:
+    """The key of a file that a field of ``ModelConfig`` came from; the field if there is none."""
+    return next((key for key in OUR_WORDS.get(field, ()) if key in raw), field)
+
+
+def in_their_words(said: str, raw: Json) -> str:
+    """A message of ``ModelConfig`` with the keys of the file in place of its fields."""
+    for field in OUR_WORDS:
+        name = f"(?:{re.escape(field)}|{re.escape(field.rpartition('.')[2])})"
+        said = re.sub(rf"(?<![\w.]){name}(?= =|:)", their_key(field, raw), said)
+    return said
+
+
+def head_dim_of(raw: Json, hidden: int, heads: int) -> int:
     """A head's width where all heads together are as wide as the model."""
     if hidden % heads:
         raise ValueError(
-            f"{heads} heads must divide the hidden size of {hidden}; nearest valid: "
+            f"{their_key('attention.heads', raw)} = {heads} must divide "
+            f"{their_key('hidden_size', raw)} = {hidden}; nearest valid: "
             f"{nearest_divisors(hidden, heads)}"
         )
     return hidden // heads
@@ -151,6 +169,12 @@ def gelu_of(raw: Json, key: str) -> str:
     if name == "gelu":
         return "gelu_exact"
     raise ValueError(f"{key} = {name!r} is not built; valid: gelu, {', '.join(TANH_GELU)}")
+
+
+def trained_length(raw: Json, key: str) -> int | None:
+    """The longest context of the training, of positions that themselves have no end."""
+    tokens = raw.get(key)
+    return None if tokens is None or tokens >= MAX_POSITIONS else int(tokens)
 
 
 def whole_rope(raw: Json, head_dim: int) -> tuple[Fields, int | None]:

@@ -23,6 +23,7 @@ class Form:
 
 PLAIN = Form(lambda t: t, lambda t: t)
 TRANSPOSED = Form(lambda t: t.t(), lambda t: t.t())  # GPT-2's Conv1D holds [in, out]
+SHIFTED = Form(lambda t: t + 1, lambda t: t - 1)  # Gemma's norms multiply by 1 + weight
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ def stored(*names: str, form: Form = PLAIN) -> Stored:
 
 
 Layout = Mapping[str, Stored]
+
+
+def with_and_without(prefix: str, layout: Layout) -> tuple[Layout, Layout]:
+    """A layout, and the same with a prefix left out of the stored names."""
+    bare = {
+        ours: stored(*(name.removeprefix(prefix) for name in line.names), form=line.form)
+        for ours, line in layout.items()
+    }
+    return layout, bare
+
 
 _LLAMA_LAYER = "model.layers.{i}."
 _LLAMA_ATTENTION: Layout = {
@@ -69,6 +80,25 @@ _PHI3: Layout = {
     **_LLAMA,
     "layers.{i}.mixer.qkv.weight": stored(_LLAMA_LAYER + "self_attn.qkv_proj.weight"),
     "layers.{i}.ffn.gate_up.weight": stored(_LLAMA_LAYER + "mlp.gate_up_proj.weight"),
+}
+_GEMMA: Layout = {
+    ours: Stored(line.names, SHIFTED) if "norm" in ours else line for ours, line in _LLAMA.items()
+}
+_PHI_LAYER = {  # ours and theirs; queries, keys and values as in Llama
+    "norm": "model.final_layernorm",
+    "head": "lm_head",
+    "layers.{i}.mixer.out": _LLAMA_LAYER + "self_attn.dense",
+    "layers.{i}.mixer_norm": _LLAMA_LAYER + "input_layernorm",
+    "layers.{i}.ffn.up": _LLAMA_LAYER + "mlp.fc1",
+    "layers.{i}.ffn.down": _LLAMA_LAYER + "mlp.fc2",
+}
+_PHI: Layout = {
+    **_LLAMA_ATTENTION,
+    **{
+        f"{ours}.{part}": stored(f"{theirs}.{part}")
+        for ours, theirs in _PHI_LAYER.items()
+        for part in ("weight", "bias")
+    },
 }
 _EXPERT = _LLAMA_LAYER + "block_sparse_moe.experts.{e}."
 _MIXTRAL: Layout = {
@@ -145,15 +175,57 @@ _GRANITE_HYBRID: Layout = {
     },
 }
 
+_MPT_LAYER = "transformer.blocks.{i}."
+_MPT: Layout = {
+    "embedding.weight": stored("transformer.wte.weight"),
+    "norm.weight": stored("transformer.norm_f.weight"),
+    "head.weight": stored("lm_head.weight"),
+    **{
+        f"layers.{{i}}.{ours}.weight": stored(f"{_MPT_LAYER}{theirs}.weight")
+        for ours, theirs in (
+            ("mixer_norm", "norm_1"),
+            ("mixer.qkv", "attn.Wqkv"),
+            ("mixer.out", "attn.out_proj"),
+            ("ffn_norm", "norm_2"),
+            ("ffn.up", "ffn.up_proj"),
+            ("ffn.down", "ffn.down_proj"),
+        )
+    },
+}
+_JAMBA_FFN = _LLAMA_LAYER + "feed_forward."
+_JAMBA: Layout = {
+    **_LLAMA_ATTENTION,
+    "norm.weight": stored("model.final_layernorm.weight"),
+    "layers.{i}.ffn_norm.weight": stored(_LLAMA_LAYER + "pre_ff_layernorm.weight"),
+    "layers.{i}.ffn.gate_up.weight": stored(
+        _JAMBA_FFN + "gate_proj.weight", _JAMBA_FFN + "up_proj.weight"
+    ),
+    "layers.{i}.ffn.down.weight": stored(_JAMBA_FFN + "down_proj.weight"),
+    **{
+        "layers.{i}.mixer." + name: stored(_LLAMA_LAYER + "mamba." + name)
+        for name in (*_MAMBA_BOTH, *_MAMBA_MIXERS["mamba"])
+    },
+    **{
+        f"layers.{{i}}.mixer.inner_norms.{place}.weight": stored(
+            f"{_LLAMA_LAYER}mamba.{name}_layernorm.weight"
+        )
+        for place, name in enumerate(("dt", "b", "c"))
+    },
+}
+
 # model_type of config.json -> its layouts; the first is the one that is written
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "llama": (_LLAMA,),
     "mistral": (_LLAMA,),
     "qwen2": (_LLAMA,),
     "phi3": (_PHI3,),
+    "gemma": (_GEMMA,),
+    "phi": (_PHI,),
+    "mpt": (_MPT,),
     "mixtral": (_MIXTRAL, _MIXTRAL_5),
-    "gpt2": (_GPT2,),
+    "gpt2": with_and_without("transformer.", _GPT2),  # the hub's files are without
     "mamba": (_mamba("mamba"),),
     "mamba2": (_mamba("mamba2"),),
     "granitemoehybrid": (_GRANITE_HYBRID,),
+    "jamba": (_JAMBA,),
 }

@@ -15,10 +15,11 @@ from torch import Tensor
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import BadModelFolder, config_from_folder, model_type
 from ctxsweep.models.language_model import LanguageModel, build
-from ctxsweep.models.weight_layouts import LAYOUTS, Layout, Stored
+from ctxsweep.models.weight_layouts import Layout, Stored
+from ctxsweep.models.weight_layouts_fused import layouts_of
 
 # Buffers that older versions stored beside the weights; they follow from the configuration.
-_DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+_DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 
 
 def load_folder(
@@ -32,13 +33,15 @@ def load_folder(
     config = config or config_from_folder(folder)
     files = StoredTensors(folder)
     model = build(config, 0, dtype, device)
-    read_into(model, files, LAYOUTS[model_type(folder)])
+    read_into(model, files, layouts_of(model_type(folder), config))
     return model
 
 
 def save_weights(model: LanguageModel, family: str, path: Path) -> None:
     """Write the weights as transformers names them for ``family`` (a ``model_type``)."""
-    save_file(stored_tensors(model, LAYOUTS[family][0]), path, metadata={"format": "pt"})
+    save_file(
+        stored_tensors(model, layouts_of(family, model.config)[0]), path, metadata={"format": "pt"}
+    )
 
 
 class TensorSource(Protocol):
