@@ -12,9 +12,18 @@ from rich.table import Table
 from ctxsweep.backends.base import BACKENDS
 from ctxsweep.cli.complete import scenario_files
 from ctxsweep.models import catalog
+from ctxsweep.models.catalog_table import Row, by_family, row
 from ctxsweep.models.pretrained import PRETRAINED
+from ctxsweep.report.units import BYTES, TOKENS, Unit
 from ctxsweep.scenario import ScenarioError, load_scenario
 from ctxsweep.scenario_schema import json_schema
+
+PARAMETERS = Unit("parameters", ((1.0, ""), (1e6, "M"), (1e9, "B")))
+NOTE = (
+    "trained: tokens of its training, before any stretching; of an encoder, the longest input. "
+    "a token: bytes it adds to the cache in bfloat16, of an encoder-decoder those of a token read. "
+    "at 128K: cache and state. Sources: docs/models.md."
+)
 
 
 def print_list(what: str) -> None:
@@ -42,21 +51,53 @@ def scenarios() -> Table:
 
 
 def models() -> Table:
-    """Name, shape and source of every model of the catalogue, shipped with weights or fetched."""
-    table = Table("model", "mixer", "layers", "hidden", "source", box=None)
-    for name in catalog.all_names():
-        if name in PRETRAINED and not PRETRAINED[name].path.is_file():
-            table.add_row(name, "", "", "", f"{PRETRAINED[name].summary}; ctxsweep fetch {name}")
-            continue
-        try:
-            config = catalog.load_config(name)
-        except catalog.UnknownModel as problem:  # a file of the cache that was damaged
-            table.add_row(name, "", "", "", escape(str(problem)))
-            continue
-        mixers = " + ".join(dict.fromkeys(config.layer_mixers()))
-        shape = str(config.num_layers), str(config.hidden_size)
-        table.add_row(name, mixers, *shape, config.source)
+    """Every model that a scenario or a command may name, by family."""
+    table = Table(box=None, padding=(0, 1, 0, 0), caption=NOTE, caption_justify="left")
+    table.add_column("model", no_wrap=True)
+    table.add_column("made of")
+    for heading in ("size", "trained", "a token", "at 128K"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for family, rows in by_family().items():
+        table.add_row(f"[bold]{family}[/bold]")
+        for each in rows:
+            table.add_row(f"  {each.name}", escape(each.made_of), *_figures(each))
+    table.add_row("[bold]with weights[/bold]")
+    for name in (*catalog.trained_names(), *PRETRAINED):
+        table.add_row(f"  {name}", *_with_weights(name))
     return table
+
+
+def _figures(each: Row) -> tuple[str, ...]:
+    trained = "" if each.trained_tokens is None else TOKENS.text(each.trained_tokens)
+    token = BYTES.text(each.token_bytes) if each.token_bytes else "0"
+    far = "" if each.far_bytes is None else BYTES.text(each.far_bytes)
+    return PARAMETERS.text(each.parameters), trained, token, far
+
+
+def _with_weights(name: str) -> tuple[str, ...]:
+    """What is known of a model that has weights, or how to get them."""
+    if name in PRETRAINED and not PRETRAINED[name].path.is_file():
+        return (escape(f"{PRETRAINED[name].summary}; ctxsweep fetch {name}"),)
+    try:
+        each = row(catalog.load_config(name))
+    except catalog.UnknownModel as problem:  # a file of the cache that was damaged
+        return (escape(str(problem)),)
+    return (escape(each.made_of), *_figures(each))
+
+
+def models_markdown() -> str:
+    """The catalogue's table as ``docs/models.md`` has it."""
+    lines = [
+        "| model | made of | parameters | trained on | a token adds | at 128K | source |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for family, rows in by_family().items():
+        lines.append(f"| **{family}** | | | | | | |")
+        for each in rows:
+            _, trained, token, far = _figures(each)
+            cells = (each.name, each.made_of, f"{each.parameters:,}", trained, token, far)
+            lines.append(f"| {' | '.join(cells)} | {each.source} |")
+    return "\n".join(lines) + "\n"
 
 
 def backends() -> Table:
