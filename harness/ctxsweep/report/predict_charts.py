@@ -10,7 +10,7 @@ import altair as alt
 from ctxsweep.planning.answers import Predicted, PredictedCell
 from ctxsweep.report.layers import Curves, data_of, legend, of_role, shown_param, tooltip
 from ctxsweep.report.placing import HEIGHT, Row, Scale, context_scale, placed, y_scale
-from ctxsweep.report.predict_words import LIMITS, QUANTITIES, Quantity
+from ctxsweep.report.predict_words import LIMITS, QUANTITIES, Quantity, device_name
 from ctxsweep.report.units import BYTES, SECONDS, TOKENS, linear_ticks
 
 PARTS = {
@@ -22,6 +22,8 @@ TIPS = ("series", "context", "batch", "value", "limited by")
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 245, 150, 3
 SHOWN_OF_MEMORY = 1.6
 """How far above the device's memory the axis goes: what is beyond does not fit anyhow."""
+AIR = 1.3
+"""Room above and below the curves, for the names at their ends."""
 
 Chart = alt.TopLevelMixin
 
@@ -62,7 +64,7 @@ def against_context(found: Predicted, quantity: Quantity, title: str) -> alt.Lay
         return None
     failures = [_failure(found, cell) for cell in found.cells if not cell.fits]
     y = y_scale(
-        [row["y"] for row in rows],
+        [row["y"] * air for row in rows for air in (1 / AIR, AIR)],
         SECONDS,
         title,
         log=True,
@@ -127,8 +129,8 @@ def _panel(x: Scale, y: Scale, most: tuple[int, int]) -> alt.LayerChart:
         areas,
         bars,
         lines.mark_rule(strokeWidth=1.5).encode(strokeDash=alt.StrokeDash("dash:N", scale=None)),
-        names.mark_text(align="left", dy=-7, style="halo", fontSize=11),
-        names.mark_text(align="left", dy=-7, fontSize=11),
+        names.mark_text(align="left", dy=-9, style="halo", fontSize=11),
+        names.mark_text(align="left", dy=-9, fontSize=11),
         targets,
     )
 
@@ -152,7 +154,7 @@ def _rules(found: Predicted, line: str, named: bool) -> list[Row]:
             "dash": dash,
         }
         for name, value, dash in (
-            (f"memory of {found.device.name}", held, [1, 0]),
+            (f"memory of {device_name(found)}", held, [1, 0]),
             ("free for the model", free, [6, 3]),
         )
     ]

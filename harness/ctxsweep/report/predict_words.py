@@ -52,8 +52,13 @@ def headline(found: Predicted) -> str:
 
 def places(found: Predicted) -> str:
     """The device, and how many."""
-    name = "this machine" if found.device.measured else found.device.name
+    name = device_name(found)
     return name if found.tensor_parallel == 1 else f"{found.tensor_parallel} × {name}"
+
+
+def device_name(found: Predicted) -> str:
+    """The name of one device."""
+    return "this machine" if found.device.measured else found.device.name
 
 
 def assumptions(found: Predicted) -> tuple[str, ...]:
