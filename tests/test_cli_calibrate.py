@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ctxsweep.analysis.predicted import Predictions
 from ctxsweep.cli.calibrate import register
-from ctxsweep.cli.predicted import predictions_of
+from ctxsweep.cli.predicted import predictions_of, results_of
 from ctxsweep.cli.sweep import write_report
 from ctxsweep.planning.calibration import Calibration
 from ctxsweep.planning.calibration_file import load
@@ -115,3 +115,13 @@ def test_a_damaged_calibration_does_not_take_the_report_away(results: Path) -> N
     assert {cell.basis for cell in found.of("itl_s")} == {"bound"}
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "not YAML" in page
+
+
+@pytest.mark.parametrize(
+    ("run", "root"),
+    [("r/smoke/20260101", "r"), ("r/baselines/box/smoke", "r"), ("r/baselines/box/smoke/x", "r")],
+)
+def test_a_calibration_is_looked_for_where_the_run_lies(
+    run: str, root: str, tmp_path: Path
+) -> None:
+    assert results_of(tmp_path / run) == tmp_path / root

@@ -28,7 +28,17 @@ COPIED = ("manifest.json", "records.jsonl")
 BENCHMARKS = "bench.json"
 """Where the nightly job puts a run's benchmarks, beside its records; copied if it is there."""
 MADE = frozenset(
-    {*COPIED, BENCHMARKS, SUMMARY, BLESSED, "report.html", "plots", "log.txt", ".lock"}
+    {
+        *COPIED,
+        BENCHMARKS,
+        SUMMARY,
+        BLESSED,
+        "predictions.json",
+        "report.html",
+        "plots",
+        "log.txt",
+        ".lock",
+    }
 )
 """What a run or a report writes; whatever else lies in a baseline's folder is a person's."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from rich.console import Console
 
 from ctxsweep.analysis.predicted import (
@@ -222,3 +224,10 @@ def test_without_held_out_cells_no_error_is_claimed() -> None:
 )
 def test_percent_has_two_digits(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+@pytest.mark.parametrize("kind", [Predictions, PredictedCell, CalibrationUsed, Errors])
+def test_the_results_page_names_every_key(kind: type[BaseModel]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    section = text.partition("## predictions.json")[2].partition("\n## ")[0]
+    assert set(kind.model_fields) <= set(re.findall(r"`([^`]+)`", section))

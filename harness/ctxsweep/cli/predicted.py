@@ -23,6 +23,13 @@ def predictions_of(folder: RunFolder, results: Path) -> Predictions:
     return overlay(run, calibration, file=str(path or ""))
 
 
+def results_of(run: Path) -> Path:
+    """The folder with the runs: ``<results>/<scenario>/<run_id>``, or that of a baseline."""
+    above = run.resolve().parents
+    committed = next((path.parent for path in above if path.name == "baselines"), None)
+    return committed or above[min(1, len(above) - 1)]
+
+
 def _calibration(
     folder: RunFolder, run: Run, results: Path
 ) -> tuple[Path | None, Calibration | None]:

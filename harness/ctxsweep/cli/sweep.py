@@ -162,13 +162,13 @@ def write_report(path: Path, *, quiet: bool = False, results: Path | None = None
     """Write what follows from a run's records into its folder: ``summary.json``,
     ``predictions.json``, the page and the plots; print the verdicts.
 
-    ``results`` is where this machine's calibration lies; by default two folders up.
+    ``results`` is where this machine's calibration lies; by default where the run lies.
     """
-    from ctxsweep.cli.predicted import predictions_of
+    from ctxsweep.cli.predicted import predictions_of, results_of
     from ctxsweep.report.page import build_report
 
     folder = RunFolder.open(path)
-    summary, predictions = derive(folder), predictions_of(folder, results or path.parents[1])
+    summary, predictions = derive(folder), predictions_of(folder, results or results_of(path))
     write_atomic(path / "summary.json", summary.model_dump_json(indent=1) + "\n")
     write_atomic(path / "predictions.json", predictions.model_dump_json(indent=1) + "\n")
     page = build_report(summary, path, predictions)
