@@ -11,11 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from ctxsweep.models import catalog
+from ctxsweep.models import accounting, catalog
+from ctxsweep.models.accounting import Storage, parameters
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.inline import BadInlineModel
 from ctxsweep.models.language_model import build
+from ctxsweep.models.layers import StateSpec
 from ctxsweep.models.scaling_down import tiny
 
 CPU = torch.device("cpu")
@@ -34,6 +37,19 @@ SAME = [
 ]
 SAME_IN_ATTENTION = ["window", "sinks", "position", "rope_theta", "bias", "biased_output"]
 SAME_IN_FFN = ["kind", "experts", "experts_per_token", "experts_every", "layers", "bias"]
+
+
+def one_of_each_twin() -> list[str]:
+    """Names whose twins differ in more than their name, tiny models left out."""
+    distinct: dict[str, str] = {}
+    for name in catalog.names():
+        if not name.startswith("tiny-"):
+            twin = tiny(catalog.load_config(name))
+            distinct.setdefault(repr(twin.model_dump(exclude={"name", "source"})), name)
+    return list(distinct.values())
+
+
+TWINS = one_of_each_twin()
 
 
 def kind_of_heads(config: ModelConfig) -> str | None:
@@ -88,7 +104,7 @@ def test_a_twin_has_the_structure_of_its_model(name: str) -> None:
     assert again.model_dump(exclude=unnamed) == twin.model_dump(exclude=unnamed)
 
 
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", TWINS)
 def test_a_twin_runs_and_its_chunks_are_the_whole(name: str, feed: Feed) -> None:
     """A prefill of 64 tokens in three calls and two decode steps, against one call."""
     config = tiny(catalog.load_config(name))
@@ -184,3 +200,42 @@ def test_any_transformer_or_hybrid_has_a_twin(
     assert kind_of_heads(twin) == kind_of_heads(config)
     assert twin.num_layers <= 8 and set(twin.layer_mixers()) == set(config.layer_mixers())
     assert twin.vocab_size == 300
+
+
+def shortened(name: str) -> ModelConfig:
+    """A twin with a window and learned positions of a size that a test can pass over."""
+    config = tiny(catalog.load_config(name))
+    a = config.attention
+    if a is not None and a.window is not None:
+        config = config.model_copy(update={"attention": a.model_copy(update={"window": 40})})
+    return config.model_copy(update={"max_positions": 256})
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_holds_what_the_arithmetic_says(name: str) -> None:
+    """So does then its model, whose size alone is another."""
+    config, storage = shortened(name), Storage("bfloat16", "auto", 16)
+    model = build(config, 0, torch.bfloat16, CPU)
+    assert sum(p.numel() for p in model.parameters()) == sum(parameters(config).values())
+    state = model.new_state(StateSpec(2, 200, 50, 16, torch.bfloat16, torch.bfloat16, CPU))
+    with torch.inference_mode():
+        for call in torch.randint(4096, (2, 120)).split([50, 1, 30, 1, 1, 37], dim=1):
+            model(call, state)
+            assert state.used_bytes == accounting.cache_bytes(config, storage, state.length, 2)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TWINS if catalog.load_config(name).mixer == "attention"]
+)
+def test_a_transformers_twin_multiplies_what_the_arithmetic_says(name: str) -> None:
+    """A decode step, its ops in torch, since the counter does not see into C."""
+    config = shortened(name)
+    model = build(config, 0, torch.float32, CPU)
+    model.impl = "torch"
+    state = model.new_state(StateSpec(3, 64, 40, 4, torch.float32, torch.float32, CPU))
+    with torch.inference_mode():
+        model(torch.randint(4096, (3, 40)), state)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.randint(4096, (3, 1)), state)
+    step = accounting.decode_call(config, 40)
+    assert accounting.flops(config, step, 3) == counter.get_total_flops()
