@@ -70,6 +70,8 @@ def _answer(metric: PredictedMetric, errors: Errors) -> str:
     cells = "1 cell" if errors.cells == 1 else f"{errors.cells} cells"
     if errors.worst < EXACT:
         return f"{SHORT[metric]}: exact on {cells}"
+    if errors.median < EXACT:
+        return f"{SHORT[metric]}: exact on most of {cells} (9 of 10 below {percent(errors.p90)})"
     return (
         f"{SHORT[metric]}: median error {percent(errors.median)} on {cells} it had not seen "
         f"(9 of 10 below {percent(errors.p90)})"
