@@ -12,6 +12,7 @@ import torch
 from ctxsweep.models import catalog
 from ctxsweep.models.accounting import Storage, cache_bytes, cache_bytes_per_token, parameters
 from ctxsweep.models.config import ModelConfig, Published
+from ctxsweep.models.hf_config import config_from
 from ctxsweep.models.language_model import LanguageModel
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -77,6 +78,21 @@ def test_transformers_builds_as_many_parameters(name: str) -> None:
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(theirs)
     assert sum(p.numel() for p in model.parameters()) == count(catalog.load_config(name))
+
+
+# The papers' training lengths, where config.json names the longest that the model takes.
+TRAINED = {"mistral-7b": 8192, "qwen2.5-7b": 32768}
+
+
+@pytest.mark.parametrize("name", [name for name in HF if name != "jamba-v0.1"])
+def test_the_catalogue_says_what_the_published_file_says(name: str) -> None:
+    """Shape, norms, activation, positions and biases, by way of the reader of folders."""
+    fields = {key: value for key, value in HF[name].items() if key != "source"}
+    read, known = config_from(fields, name), catalog.load_config(name)
+    labels = {"name", "source", "published", "trained_context"}
+    assert known.model_dump(exclude=labels) == read.model_dump(exclude=labels)
+    if read.trained_context is not None:
+        assert known.trained_context == TRAINED.get(name, read.trained_context)
 
 
 @pytest.mark.parametrize(
