@@ -64,7 +64,7 @@ ZAMBA2 = {
     "mamba_ngroups": 1,
     "num_mem_blocks": 1,
 }
-BUILT = ("llama", "qwen2", "phi3")
+BUILT = ("llama", "qwen2", "phi3", "bloom")
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,

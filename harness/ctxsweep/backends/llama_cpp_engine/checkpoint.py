@@ -91,7 +91,29 @@ def _problem(config: ModelConfig) -> str | None:
         return f"llama.cpp takes mamba.expand = {EXPAND} only, not {mamba.expand}"
     if mamba is not None and mamba.groups > 1:
         return f"llama.cpp norms each of {mamba.groups} groups by itself; set mamba.groups: 1"
-    return None
+    return _unwritten(config)
+
+
+def _unwritten(config: ModelConfig) -> str | None:
+    """A setting that has no place in the architectures written here, and would be left out."""
+    attention, ffn, mamba = config.attention, config.ffn, config.mamba
+    kinds = set(config.layer_mixers())
+    rotary = attention is None or attention.position == "rope"
+    there = {
+        "hybrid of Mamba-1": kinds == {"mamba1", "attention"},
+        "attention without rotary positions": not rotary,
+        f"{ffn and ffn.kind} block": ffn is not None and ffn.kind != "swiglu",
+        "experts in some layers only": ffn is not None and ffn.experts_every > 1,
+        "feed-forward blocks in some layers only": ffn is not None and ffn.layers != "all",
+        "parallel blocks": config.residual != "sequential",
+        "scaled embedding": config.embedding_scale is not None,
+        "norm after the embedding": config.embedding_norm,
+        "bias of the head": config.head_bias,
+        "layers that share weights": config.attention_shared,
+        "norms within Mamba-1": mamba is not None and mamba.inner_norms,
+    }
+    part = next((part for part, is_there in there.items() if is_there), None)
+    return part and f"this adapter writes no {part} into a GGUF; nearest: tiny-gqa"
 
 
 def _write(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> None:

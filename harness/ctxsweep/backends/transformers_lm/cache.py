@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ctxsweep.models.accounting import ELEMENT_BYTES, Storage
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.hf_write import NoFamily, hf_config
 from ctxsweep.models.pages import visible_pages
+from ctxsweep.models.sections import Attention
 from ctxsweep.records import DType
 
 if TYPE_CHECKING:
@@ -33,11 +35,12 @@ def cache_bytes(config: ModelConfig, dtype: DType, context_tokens: int, batch_si
     Of a convolution it holds as many columns as the kernel has, one more than are needed.
     """
     storage, total = Storage(dtype, page_size=1), 0
+    attention = held_attention(config)
     for kind in config.layer_mixers():
         if kind == "attention":
-            assert config.attention is not None
-            tokens = len(visible_pages(context_tokens, 1, config.attention.window))
-            total += tokens * storage.kv_token_bytes(config.attention)
+            assert attention is not None
+            tokens = len(visible_pages(context_tokens, 1, attention.window))
+            total += tokens * storage.kv_token_bytes(attention)
             continue
         assert config.mamba is not None
         mamba, inner = config.mamba, config.mamba.expand * config.hidden_size
@@ -45,6 +48,23 @@ def cache_bytes(config: ModelConfig, dtype: DType, context_tokens: int, batch_si
         total += (inner + mixed) * mamba.conv_kernel * ELEMENT_BYTES[dtype]
         total += inner * mamba.state_size * STATE_BYTES
     return total * batch_size
+
+
+def held_attention(config: ModelConfig) -> Attention | None:
+    """Attention as its keys and values are held.
+
+    Falcon's new decoder repeats those of a group for each of its queries, and holds them all.
+    """
+    attention = config.attention
+    if attention is None or attention.kv_heads == attention.heads or config.norm != "layernorm":
+        return attention
+    try:
+        written = hf_config(config, "float32")
+    except NoFamily:  # a folder's own family
+        return attention
+    if not written.get("new_decoder_architecture"):
+        return attention
+    return attention.model_copy(update={"kv_heads": attention.heads})
 
 
 def held_bytes(cache: object | None) -> tuple[int, int]:

@@ -45,11 +45,16 @@ def load_model(folder: Path, series: Series) -> Any:
 
 
 def check_positions(model: Any, max_context_tokens: int) -> None:
-    """Raise ``Unsupported`` where positions are learned, and fewer than the context is long."""
+    """Raise ``Unsupported`` where positions are learned, and fewer than the context is long.
+
+    Penalties of distances are made to reach as far as the context.
+    """
     import torch
 
     tokens = model.get_input_embeddings()
     tables = (part for part in model.modules() if isinstance(part, torch.nn.Embedding))
+    if model.config.model_type == "mpt":  # a table of ALiBi's penalties, drawn up in every call
+        model.config.max_seq_len = max_context_tokens
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None or all(table is tokens for table in tables):
         return
