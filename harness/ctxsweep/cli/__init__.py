@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ctxsweep.cli import complete, regression
+from ctxsweep.cli import advise, calibrate, complete, fit, inspect, predict, regression
 from ctxsweep.cli.errors import EXIT_BAD_INPUT, EXIT_CODES, said_plainly
 from ctxsweep.cli.options import (
     Contexts,
@@ -328,7 +328,28 @@ def schema() -> None:
         sys.stdout.write(schema_text())
 
 
-regression.register(app)
+for family in (inspect, predict, fit, calibrate, advise, regression):
+    family.register(app)
+
+PANELS = {
+    "Measure": ("run", "rope", "report", "export", "query"),
+    "Decide": ("inspect", "predict", "fit", "calibrate", "advise"),
+    "Has it become slower": ("compare", "nightly", "selftest", "baseline", "history"),
+    "Look up and prepare": ("check", "list", "doctor", "checkpoint", "fetch", "kernels", "schema"),
+}
+"""Where a command stands in the help."""
+
+
+def _arrange() -> None:
+    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
+    for command in app.registered_commands:
+        name = command.name or getattr(command.callback, "__name__", "")
+        command.rich_help_panel = panel_of[name]
+    for group in app.registered_groups:
+        group.rich_help_panel = panel_of[str(group.name)]
+
+
+_arrange()
 
 
 def main() -> None:
