@@ -19,7 +19,7 @@ from ctxsweep.models.inline import BadInlineModel, inline_config
 from ctxsweep.planning.mending import CannotMend, Change
 from ctxsweep.planning.nearest_valid import nearest_valid
 from ctxsweep.planning.nearest_valid_hf import nearest_valid_hf
-from ctxsweep.scenario_yaml import merge, parse_value, read_document
+from ctxsweep.scenario_yaml import ScenarioError, merge, parse_value, read_document
 
 YAML = (".yaml", ".yml")
 MOST_BYTES = 1 << 20
@@ -78,7 +78,7 @@ def _found(model: str) -> Found:
 def _from_yaml(path: Path) -> Found:
     """A model in our words, whole or ``like`` another."""
     _check_file(path)
-    fields = read_document(path).data
+    fields = _document(path)
     if isinstance(fields.get("model_type"), str):
         return _from_words(fields, path, path.stem)
     fields = {"name": path.stem, **fields}
@@ -91,6 +91,17 @@ def _from_yaml(path: Path) -> Found:
     base = _load(like).model_dump(exclude_unset=True, exclude={"published"}) if like else {}
     rest = {key: value for key, value in fields.items() if key not in ("like", "scale")}
     return _valid_or_nearest(merge(base, rest), str(path))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return read_document(path).data
+    except ScenarioError as error:  # speaks of scenarios, which this is none of
+        if error.message.startswith("must be a mapping"):
+            raise BadInput(
+                f"{path}: must be a mapping of keys such as 'mixer: attention'"
+            ) from None
+        raise
 
 
 def _load(name: str) -> ModelConfig:

@@ -16,10 +16,15 @@ class Part(Frozen):
 
 
 class PublishedCount(Frozen):
-    """What the authors say; ``equal`` to the digits that they give."""
+    """What the authors say, to ``rounded_to``; ``equal`` to the digits that they give.
+
+    ``head_apart``: theirs is exactly one head more, which shares the embedding's weights here.
+    """
 
     parameters: int
+    rounded_to: int
     equal: bool
+    head_apart: bool = False
     source: str
 
 

@@ -66,7 +66,7 @@ def inspect_model(
         parameters=rule.exact,
         active_parameters=active_parameters(config),
         weights_bytes=rule.exact * storage.element_bytes,
-        published=published_count(config.published, rule.exact),
+        published=published_count(config.published, rule.exact, _tied_head(config)),
         rule=rule,
         token=_token(config),
         window=attention.span if attention else None,
@@ -99,12 +99,24 @@ def _parts(config: ModelConfig) -> Iterator[Part]:
     yield from (Part(name=name, parameters=counts[key]) for key, name in named.items())
 
 
-def published_count(said: Published | None, exact: int) -> PublishedCount | None:
+def _tied_head(config: ModelConfig) -> int:
+    return config.hidden_size * config.vocab_size if config.tied_embeddings else 0
+
+
+def published_count(
+    said: Published | None, exact: int, tied_head: int = 0
+) -> PublishedCount | None:
     """What was published, and whether the count is that, as far as its digits go."""
     if said is None:
         return None
     equal = abs(exact - said.parameters) * 2 <= (said.rounded_to if said.rounded_to > 1 else 0)
-    return PublishedCount(parameters=said.parameters, equal=equal, source=said.source)
+    return PublishedCount(
+        parameters=said.parameters,
+        rounded_to=said.rounded_to,
+        equal=equal,
+        head_apart=tied_head > 0 and said.parameters == exact + tied_head,
+        source=said.source,
+    )
 
 
 def _token(config: ModelConfig) -> Token:

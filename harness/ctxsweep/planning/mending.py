@@ -16,7 +16,9 @@ Path = tuple[str, ...]
 Fields = dict[str, Any]
 Edited = tuple[float, int]
 
-MOST_EDITS = 64
+MOST_EDITS = 12
+MOST_TRIED = 1500
+"""Edits that are tried for one problem: seconds, if nothing is found."""
 SCANNED = 64
 """How far up and down from a number its neighbours are tried one by one."""
 
@@ -70,18 +72,19 @@ def mended(
 ) -> tuple[Fields, tuple[Change, ...]]:
     """A valid mapping, and the changes on the way there. Raises ``CannotMend``."""
     now, changes = dict(fields), list[Change]()
-    for _ in range(MOST_EDITS):
-        problem = problem_of(now)
-        if problem is None:
-            return now, tuple(changes)
+    first = problem = problem_of(now)
+    while problem is not None:
         found = _cheapest(now, problem, problem_of, edits_for)
-        if found is None:
-            where = f"{'.'.join(problem.path)}: " if problem.path else ""
-            more = ", and nothing else tells it" if problem.kind == "missing" else ""
-            raise CannotMend(f"{where}{problem.message}{more}")
+        if found is None or len(changes) == MOST_EDITS:
+            # Without a path the problem may be one of our own making: then tell the first.
+            shown = problem if problem.path else first or problem
+            where = f"{'.'.join(shown.path)}: " if shown.path else ""
+            more = ", and nothing else tells it" if shown.kind == "missing" else ""
+            raise CannotMend(f"{where}{shown.message}{more}")
         changes.append(_change(now, found, problem))
         now = applied(now, found)
-    raise CannotMend(f"more than {MOST_EDITS} keys are wrong")
+        problem = problem_of(now)
+    return now, tuple(changes)
 
 
 def applied(fields: Mapping[str, Any], edit: Edit) -> Fields:
@@ -154,7 +157,8 @@ def _cheapest(
 ) -> Edit | None:
     """The cheapest edit after which all is well, else the cheapest that gets rid of the problem."""
     next_best: Edit | None = None
-    for edit in sorted(edits_for(now, problem), key=lambda one: one.cost):
+    edits = sorted(edits_for(now, problem), key=lambda one: one.cost)
+    for edit in edits[:MOST_TRIED]:
         left = problem_of(applied(now, edit))
         if left is None:
             return edit
@@ -164,6 +168,7 @@ def _cheapest(
         if problem.count == 1:  # validators tell one broken rule at a time: others may be behind it
             solved = solved or left.message != problem.message
             solved = solved and _first_key(left.message) != _first_key(problem.message)
+            solved = solved and not any(path[-1] in left.message for path, _ in edit.values)
         if solved and problem.count > 1:
             return edit
         next_best = next_best or (edit if solved else None)

@@ -47,6 +47,8 @@ SIZES = {
     "d_model": 32.0,
 }
 RENAME, TEXT, SIGN = 0.1, 0.2, 0.1
+_AMISS = re.compile("nearest valid|multiple of|divide|even|exceeds|at least|greater than|less than")
+"""Only where numbers do not fit is it worth trying others."""
 _MISSING = re.compile(r"key '([^']+)' is missing")
 
 
@@ -81,15 +83,18 @@ def _edits(raw: Fields, problem: Problem) -> Iterator[Edit]:
             yield Edit(RENAME, (((near,), REMOVED), ((missing[1],), raw[near])))
         return
     numbers = {v for _, v in leaves(raw) if _is_count(v)}
+    amiss = bool(_AMISS.search(problem.message))
     for key, value in raw.items():
         path = (key,)
+        if value is None:  # as if it were not there
+            yield Edit(TEXT, ((path, REMOVED),))
         if isinstance(value, str) and value.strip().isdigit():
             yield Edit(TEXT, ((path, int(value)),))
         if isinstance(value, float) and value.is_integer() and key in SIZES:
             yield Edit(TEXT, ((path, int(value)),))
         if isinstance(value, int | float) and value < 0:
             yield Edit(SIGN, ((path, -value),))
-        if key in SIZES and isinstance(value, int) and not isinstance(value, bool):
+        if amiss and key in SIZES and isinstance(value, int) and not isinstance(value, bool):
             for cost, number in neighbours(max(value, 1), numbers | {1}, SIZES[key]):
                 yield Edit(cost, ((path, number),))
             if value < 1:

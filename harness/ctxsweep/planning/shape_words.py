@@ -79,7 +79,7 @@ def _mixture(config: ModelConfig) -> str:
     counts = Counter(config.layer_mixers())
     if len(counts) == 1:
         return ""
-    shared = " (one block's weights)" if config.attention_shared else ""
+    shared = " of one block's weights" if config.attention_shared else ""
     kinds = sorted(counts, key=lambda kind: kind == "attention")
     words = [
         f"{counts[kind]} {MIXER_NAMES[kind]}{shared if kind == 'attention' else ''}"

@@ -19,13 +19,7 @@ from ctxsweep.report.printer import Printer
 from ctxsweep.report.units import BYTES, PLAIN, TOKENS, Unit
 
 COUNT = Unit("parameters", ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"), (1e12, " T")))
-STEPS = ("", *"kMGTPEZ")
-FLOP = Unit(
-    "FLOP",
-    tuple(
-        (10.0**power, f" {step}FLOP") for power, step in zip(range(0, 22, 3), STEPS, strict=True)
-    ),
-)
+FLOP = Unit("FLOP", tuple((1e3**i, f" {step}FLOP") for i, step in enumerate(("", *"kMGTPEZ"))))
 SMALL = 0.001
 """Steps of the rule of thumb below this share of the parameters stand in one line together."""
 
@@ -145,10 +139,15 @@ def _beside(found: Inspection) -> str:
 def _published(said: PublishedCount | None, counted: int) -> str:
     if said is None:
         return ""
+    figure, agrees = f"{said.parameters:,}", "equal"
+    if said.rounded_to > 1:
+        figure, agrees = f"about {COUNT.text(said.parameters)}", "agrees"
     if said.equal:
-        return f"published {said.parameters:,}: equal"
+        return f"published {figure}: {agrees}"
+    if said.head_apart:
+        return f"published {figure}: equal with the tied head counted apart"
     off = counted / said.parameters - 1
-    return f"published {said.parameters:,}: {_percent(abs(off))} {'more' if off > 0 else 'fewer'}"
+    return f"published {figure}: {_percent(abs(off))} {'more' if off > 0 else 'fewer'}"
 
 
 def _print_cache(page: _Page, found: Inspection) -> None:
