@@ -101,6 +101,15 @@ def test_the_folder_holds_page_markdown_json_and_plots(call, tmp_path):
     assert Predicted.model_validate_json((tmp_path / "predict.json").read_text())
 
 
+def test_more_memory_can_be_counted_on(call):
+    lengths = []
+    for memory in ("80GB", "79GiB"):
+        text = call("predict", "llama-3-8b", "--memory", memory, "--json").stdout
+        (model,) = Predicted.model_validate_json(text).models
+        lengths.append(model.reaches[0].context_tokens)
+    assert lengths[0] < lengths[1]
+
+
 def test_this_machine_takes_a_runs_ceilings(call, tmp_path):
     run = sorted(RUNS.glob("*/records.jsonl"))[0].parent
     shutil.copytree(run, tmp_path / "smoke" / run.name)
@@ -213,3 +222,22 @@ def test_fit_that_fits_nothing_says_so(call):
 def test_mistakes_in_fit(call, arguments, message):
     line = said(call("fit", *arguments))
     assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("part", "command"),
+    [
+        ("predict-one", "ctxsweep predict llama-3-8b --kv-dtype fp8"),
+        (
+            "predict-three",
+            "ctxsweep predict llama-3-8b mamba-2.8b zamba2-2.7b-like --device RTX-4090",
+        ),
+    ],
+)
+def test_the_docs_show_what_is_printed_today(call, part, command):
+    docs = Path(__file__).parents[1] / "docs" / "planning.md"
+    text = docs.read_text(encoding="utf-8")
+    assert f"`{command}`" in text
+    written = text.split(f"<!-- {part} -->\n```\n")[1].split(f"\n```\n<!-- /{part} -->")[0]
+    printed = [line.rstrip() for line in call(*command.split()[1:]).stdout.splitlines()]
+    assert written.splitlines() == printed, f"docs/planning.md: paste the output of {command}"

@@ -36,6 +36,9 @@ def predict(
     prefill_chunk: Annotated[str, typer.Option(help="Tokens of a prefill call.")] = "2k",
     page_size: Annotated[int, typer.Option(help="Tokens per page of the cache.")] = 16,
     reserve: Annotated[str, typer.Option(help="Share of the memory that is kept back.")] = "10%",
+    memory: Annotated[
+        str | None, typer.Option(help="Of a device, if it is not the datasheet's: 79GiB.")
+    ] = None,
     ceilings: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +68,7 @@ def predict(
             page_size=page_size,
             reserve=reserve,
             ceilings=ceilings,
+            memory=memory,
         )
         print_prediction(asked, out, results, as_json=json_)
 

@@ -13,6 +13,7 @@ from ctxsweep.report.placing import HEIGHT, Row, Scale, context_scale, placed, y
 from ctxsweep.report.predict_words import LIMITS, QUANTITIES, Quantity, device_name
 from ctxsweep.report.units import BYTES, SECONDS, TOKENS, linear_ticks
 
+CHARTS = ("memory", "decode", "prefill")
 PARTS = {
     "weights_bytes": "weights",
     "activations_bytes": "activations (estimate)",

@@ -13,7 +13,7 @@ from ctxsweep.planning.answers import Predicted
 from ctxsweep.report import predict_words as words
 from ctxsweep.report import theme
 from ctxsweep.report.page import PNG_SCALE, STATIC_WIDTH, vegalite_version
-from ctxsweep.report.predict_charts import charts
+from ctxsweep.report.predict_charts import CHARTS, charts
 from ctxsweep.report.predict_markdown import markdown
 from ctxsweep.report.rendering import render
 
@@ -39,6 +39,9 @@ def write_prediction(found: Predicted, out: Path) -> list[Path]:
 
 
 def _plots(specs: dict[str, Spec], folder: Path) -> list[Path]:
+    for name in CHARTS:  # those of an earlier prediction
+        for kind in ("svg", "png"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     written = []
     config = theme.vega_config(theme.LIGHT, theme.STATIC_FONT)
     for name, spec in specs.items():

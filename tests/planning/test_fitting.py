@@ -1,0 +1,89 @@
+"""What fits into a memory: order, limits, and the table of the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctxsweep.cli.fitting import ALL, Asked, fits, models
+from ctxsweep.models.catalog import load_config
+from ctxsweep.planning.deployment import Deployment
+from ctxsweep.planning.devices import device
+from ctxsweep.planning.fitting import fit_table
+from ctxsweep.planning.footprint import footprint, longest_context
+from ctxsweep.report.predict_fit import markdown
+
+GB = 10**9
+DOCS = Path(__file__).parents[2] / "docs" / "planning.md"
+
+
+def table(*names: str, memory: int = 24 * GB, context: int = 8192, **deployment):
+    configs = [load_config(name) for name in names]
+    return fit_table(configs, memory, Deployment(**deployment), ALL, context)
+
+
+def test_the_largest_models_come_first():
+    found = table("mamba-130m", "llama-3-8b", "falcon-7b")
+    assert [row.model for row in found.rows] == ["llama-3-8b", "falcon-7b", "mamba-130m"]
+
+
+def test_fewer_bits_never_fit_less():
+    for row in table("llama-3-8b", "llama-2-7b", "gemma-7b", "phi-2").rows:
+        lengths = [fit.longest_context or 0 for fit in row.fits]
+        batches = [fit.largest_batch for fit in row.fits]
+        assert lengths == sorted(lengths) and batches == sorted(batches)
+
+
+def test_the_figures_are_those_of_the_footprint():
+    (row,) = table("llama-3-8b").rows
+    for fit in row.fits:
+        deployment = Deployment(weight_dtype=fit.weight_dtype)
+        longest = longest_context(load_config("llama-3-8b"), deployment, 24 * GB)
+        assert fit.longest_context == longest
+        wide = deployment.model_copy(update={"batch_size": fit.largest_batch})
+        held = footprint(load_config("llama-3-8b"), wide, 8192).total_bytes
+        assert held <= 24 * GB * 0.9 < held + 8192 * 128 * 1024
+
+
+def test_a_state_takes_any_context():
+    (row,) = table("mamba-2.8b").rows
+    assert [fit.longest_context for fit in row.fits] == [None] * 3
+
+
+def test_what_does_not_fit_says_0_and_what_cannot_be_split_says_why():
+    big, odd = table("falcon-180b", "falcon-7b", memory=80 * GB, tensor_parallel=8).rows
+    assert [fit.longest_context == 0 for fit in big.fits] == [False] * 3
+    assert odd.fits == () and "71 heads" in odd.problem
+    (alone,) = table("falcon-180b", memory=80 * GB).rows
+    assert [(fit.longest_context, fit.largest_batch) for fit in alone.fits] == [(0, 0)] * 3
+
+
+def test_a_device_adds_the_least_time_where_it_fits():
+    configs = [load_config("llama-3-8b")]
+    found = fit_table(configs, 24 * GB, Deployment(), ALL, 65536, device("RTX-4090"))
+    wide, *narrow = found.rows[0].fits
+    assert wide.decode_s is None  # in 16 bits 64K tokens do not fit
+    assert all(fit.decode_s for fit in narrow)
+    assert narrow[1].decode_s < narrow[0].decode_s  # type: ignore[operator]
+
+
+def test_all_published_shapes_are_listed_and_no_twins():
+    assert "llama-3-8b" in models() and "rwkv7-2.9b" in models()
+    assert not any(name.startswith("tiny-") for name in models())
+
+
+@pytest.mark.parametrize("part", ["fit-24gb", "fit-all"])
+def test_the_docs_hold_what_the_code_gives_today(part):
+    asked = {
+        "fit-24gb": Asked(memory="24GB", context="32k"),
+        "fit-all": Asked(memory="8GB,16GB,24GB,40GB,80GB,8x80GB", context="8k"),
+    }[part]
+    text = DOCS.read_text(encoding="utf-8")
+    command = f"ctxsweep fit --memory {asked.memory} --context {asked.context} --format md"
+    assert command in text
+    begin, end = f"<!-- {part} -->\n", f"<!-- /{part} -->\n"
+    assert begin in text and end in text
+    written = text.split(begin)[1].split(end)[0].strip()
+    now = markdown(fits(asked, Path("results"))).strip()
+    assert written == now, f"docs/planning.md: paste the output of {command}"
