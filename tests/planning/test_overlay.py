@@ -82,6 +82,21 @@ def test_a_run_without_ceilings_has_its_bytes_alone(records: list[Record]) -> No
     assert set(found.missing.values()) == {"no ceilings were measured"}
 
 
+def test_work_that_is_done_elsewhere_has_no_bound_of_this_machine(records: list[Record]) -> None:
+    mixed = [
+        r.model_copy(update={"ceilings": None}) if r.cell.series.name == "vllm" else r
+        for r in records
+    ]
+    run = observe("one", mixed)
+    found = overlay(run)
+    assert found.of("itl_s", series="native") and not found.of("itl_s", series="vllm")
+    assert found.missing == {
+        "vllm": "another process does its work, at ceilings that are not known"
+    }
+    made = calibrate([run], "box", "2026-01-01T00:00:00Z", None)
+    assert "vllm" not in {group.path.backend for group in made.groups}
+
+
 def test_a_series_becomes_a_deployment() -> None:
     series = Series(name="s", model="tiny-gqa", window=100, sinks=4, prefill_chunk="whole")
     config = config_of(series)

@@ -105,7 +105,9 @@ def test_a_forecast_is_told_by_its_errors(summary: Summary, forecast: Prediction
     table = predicted_table(summary, forecast)
     assert table.rows[0][1] == "10% off (worst 10%)"
     assert "results/calibration/box.yaml, made 2026-01-02" in table.notes[0]
-    assert "Cells that a fit had not seen lay off by decode 11%" in table.notes[1]
+    assert (
+        "Cells that a fit had not seen: decode 11% off, weights and cache exact" in table.notes[1]
+    )
     assert "decode 10% off" in predicted_line(forecast)
 
 

@@ -67,7 +67,7 @@ def by_path(cells: Iterable[Observed], ceilings: Ceilings) -> dict[CodePath, lis
     groups: dict[CodePath, list[Observed]] = defaultdict(list)
     for cell in cells:
         path = code_path(cell.config, cell.deployment, cell.backend)
-        known = path is not None and path.dtype in ceilings.matmul_flops_per_s
+        known = path is not None and cell.here and path.dtype in ceilings.matmul_flops_per_s
         if path is not None and known and any(metric in cell.values for metric in TIMES):
             groups[path].append(cell)
     return {

@@ -15,7 +15,10 @@ from ctxsweep.records import Ceilings, Record, Series, Status
 
 @dataclass(frozen=True)
 class Observed:
-    """One measured cell: what was run, and its figures by metric (s, bytes)."""
+    """One measured cell: what was run, and its figures by metric (s, bytes).
+
+    ``here``: whether the process that measured it did the work, and so told its ceilings.
+    """
 
     series: str
     backend: str
@@ -23,6 +26,7 @@ class Observed:
     deployment: Deployment
     context_tokens: int
     values: dict[PredictedMetric, float]
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def observed(record: Record, config: ModelConfig) -> Observed:
         deployment=deployment_of(cell.series, cell.context_tokens, cell.batch_size),
         context_tokens=cell.context_tokens,
         values={name: value.value for name, value in found.items() if value and value.value > 0},
+        here=record.ceilings is not None,
     )
 
 

@@ -34,7 +34,7 @@ def overlay(
     timed = {cell.series for cell in cells if cell.metric in ("itl_s", "prefill_s")}
     for cell in run.cells:
         if cell.series not in timed:
-            missing.setdefault(cell.series, run.problem or "no time of it was measured")
+            missing.setdefault(cell.series, run.problem or _why_untimed(cell))
     return Predictions(
         run_id=run.run_id,
         calibration=_used(calibration, file),
@@ -42,6 +42,12 @@ def overlay(
         cells=tuple(cells),
         missing=missing,
     )
+
+
+def _why_untimed(cell: Observed) -> str:
+    if not cell.here:
+        return "another process does its work, at ceilings that are not known"
+    return "no time of it was measured"
 
 
 def _of_cell(
@@ -79,7 +85,7 @@ def _predicted(
         value = calibration.predict(metric, config, deployment, context, cell.backend)
         if value is not None:
             return "calibration", value
-    if device is None or metric == "process_peak_bytes":
+    if device is None or not cell.here or metric == "process_peak_bytes":
         return None
     if deployment.activation_dtype not in device.flops_per_s:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctxsweep.analysis.predicted import (
     PREDICTED,
+    Errors,
     PredictedCell,
     PredictedMetric,
     Predictions,
@@ -93,9 +94,11 @@ def _median(cells: list[PredictedCell]) -> str:
         reached = shares(cells)
         return f"{percent(reached[0])} of the bound" if reached else ""
     found = errors(cells)
-    if found is None or found.worst < EXACT:
-        return "exact"
-    return f"{percent(found.median)} off"
+    return "" if found is None else _off(found)
+
+
+def _off(found: Errors) -> str:
+    return "exact" if found.worst < EXACT else f"{percent(found.median)} off"
 
 
 def _basis(predictions: Predictions) -> list[str]:
@@ -114,12 +117,12 @@ def _basis(predictions: Predictions) -> list[str]:
         "code was not calibrated, a series has its share of the bound."
     ]
     known = [
-        f"{SHORT[metric]} {percent(used.held_out[metric].median)}"
+        f"{SHORT[metric]} {_off(used.held_out[metric])}"
         for metric in PREDICTED
         if metric in used.held_out
     ]
     if known:
-        notes.append(f"Cells that a fit had not seen lay off by {', '.join(known)} (medians).")
+        notes.append(f"Cells that a fit had not seen: {', '.join(known)} (medians).")
     if predictions.fitted_to_this_run:
         notes.append("It was fitted to this very run: these are errors of a fit, not a forecast.")
     return notes
