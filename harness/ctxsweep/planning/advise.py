@@ -198,15 +198,17 @@ def _because(needs: Needs, found: _Found) -> str:
         f"{context_label(needs.context)}, decode {figure_words(figures.decode_s)}, "
         f"prefill {figure_words(figures.prefill_s)}"
     )
+    rows = found.matrix.rows
+    columns = {name: [row.scores[name] for row in rows] for name in taken.scores}
     best = [
         name
-        for name in taken.scores
-        if taken.scores[name] >= max(row.scores[name] for row in found.matrix.rows) - 1e-9
+        for name, column in columns.items()
+        if taken.scores[name] == max(column) and min(column) < max(column)
     ]
-    if len(found.matrix.rows) == 1:
+    if len(rows) == 1:
         return f"It is the only one that meets the needs: {cost}"
     lead = f"best in {', '.join(best)}" if best else "best in none, but good in most"
-    return f"{lead[0].upper()}{lead[1:]} of {len(found.matrix.rows)}: {cost}"
+    return f"{lead[0].upper()}{lead[1:]} of {len(rows)}: {cost}"
 
 
 def _main_obstacle(found: _Found) -> str:

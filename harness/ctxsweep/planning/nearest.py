@@ -54,9 +54,15 @@ Bundle = Callable[[Needs], tuple[dict[str, Any], str, float]]
 
 
 def _free_precision(needs: Needs) -> tuple[dict[str, Any], str, float]:
-    """What opens all precisions, architectures and sizes."""
-    free = {"quality": "any", "weight_dtype": None, "kv_dtype": None, "parameters": None}
-    return free, "with any quality, precision and size", 3.0
+    """What opens all precisions and architectures."""
+    free = {"quality": "any", "weight_dtype": None, "kv_dtype": None}
+    return free, "with any quality and precision", 3.0
+
+
+def _free_size(needs: Needs) -> tuple[dict[str, Any], str, float]:
+    if needs.parameters is None:
+        return {}, "", 0.0
+    return {"parameters": None}, "any size of model", 2.0
 
 
 def _single(needs: Needs) -> tuple[dict[str, Any], str, float]:
@@ -78,7 +84,7 @@ def _no_training(needs: Needs) -> tuple[dict[str, Any], str, float]:
     return free, "no training", 6.0
 
 
-BUNDLES: tuple[Bundle, ...] = (_free_precision, _single, _no_hurry, _no_training)
+BUNDLES: tuple[Bundle, ...] = (_free_precision, _free_size, _single, _no_hurry, _no_training)
 """Given up one after the other, each on top of those before, until something suffices."""
 
 

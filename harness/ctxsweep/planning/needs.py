@@ -168,7 +168,7 @@ class Needs(Frozen):
             raise ValueError(
                 f"task: '{self.task[:40]}' is not known; {nearest(self.task, [*TASKS])}"
             )
-        if self.weights and sum(self.weights.values()) <= 0:
+        if len(self.weights) == len(CRITERIA) and sum(self.weights.values()) <= 0:
             raise ValueError("weights: their sum is 0; at least one must be above it")
         if self.models is not None and not self.models:
             raise ValueError("models: none is named; leave it out for the whole catalogue")

@@ -188,6 +188,7 @@ def _print_quality(say: _Say, decision: Decision) -> None:
         say.items([f"{row.name} ({row.family})"])
         say.items(words.parts_lines(row), indent=6)
         say.items([f"engines: {', '.join(row.engines) or 'none'}"], indent=6)
+        say.items((*row.hopes, *row.remarks), indent=6)
 
 
 def _print_end(say: _Say, decision: Decision, verbose: bool) -> None:
