@@ -92,6 +92,12 @@ def test_runs_of_different_threads_are_not_mixed(tmp_path: Path) -> None:
     assert not (tmp_path / "c.yaml").exists()
 
 
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    done = calibrate(SHORT, "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "is a folder; name a file" in done.output
+
+
 def test_runs_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
     run = Path(shutil.copytree(SHORT, tmp_path / "run"))
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))

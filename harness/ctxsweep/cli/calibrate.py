@@ -31,7 +31,7 @@ def calibrate(
     run_names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
             help=f"Runs of one machine: folders or scenarios. Default: the latest of {SCENARIO}.",
         ),
     ] = None,
@@ -121,6 +121,8 @@ def write(calibration: Calibration, out: Path | None, results: Path) -> Path:
     from ctxsweep.planning.calibration_file import own_file, save
 
     path = out or own_file(results, calibration.machine)
+    if path.is_dir():
+        raise BadInput(f"--out {path}: is a folder; name a file: --out {path / 'mine.yaml'}")
     save(calibration, path)
     return path
 
