@@ -19,6 +19,7 @@ from ctxsweep.analysis.frontier_summary import (
     Reason,
 )
 from ctxsweep.analysis.metrics import itl_s, measure, prefill_s
+from ctxsweep.analysis.samples import contended_share
 from ctxsweep.records import Cell, Record, Status
 from ctxsweep.scenario_frontier import Frontier, Within
 
@@ -214,6 +215,7 @@ def _probe(search: Search, record: Record | None, step: int) -> FrontierProbe | 
         value=step * search.step,
         status=record.status,
         detail=record.detail,
+        contended_share=contended_share(record),
         metrics={name: known[name] for name in SHOWN_METRICS if name in known},
     )
 

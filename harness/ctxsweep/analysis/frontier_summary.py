@@ -24,6 +24,9 @@ class FrontierProbe(Frozen):
     value: int = Field(description="Tokens of context, or sequences.")
     status: Status
     detail: str = ""
+    contended_share: float | None = Field(
+        None, description="Share of samples for which other work shared the processor."
+    )
     metrics: dict[str, Estimate] = Field(description="Times and bytes; empty if it did not run.")
 
 

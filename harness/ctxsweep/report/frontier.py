@@ -34,6 +34,10 @@ NEXT: dict[Reason, str] = {
 }
 
 
+CONTENDED = 0.25
+"""Share of contended samples from which a time is doubted."""
+
+
 def limits_text(found: FrontierSummary) -> str:
     """``400 MiB, 20 ms a token and 4 s of prefill``."""
     memory = found.memory_bytes
@@ -66,7 +70,7 @@ def line_names(found: FrontierSummary, quantity: Quantity) -> dict[tuple[str, in
 
 def finding(line: FrontierLine) -> str:
     """What was found: ``18K runs; 20K: out of memory``, ``at least 64K runs``, …"""
-    passes = f"{value_text(line.quantity, line.passes.value)} runs" if line.passes else ""
+    passes = _runs(line.quantity, line.passes.value) if line.passes else ""
     if line.fails is None or line.stopped_by is None:
         return f"at least {passes}" if line.complete else f"{passes or 'nothing known'} so far"
     fails = value_text(line.quantity, line.fails.value)
@@ -75,8 +79,22 @@ def finding(line: FrontierLine) -> str:
         return f"{f'{passes} so far; ' if passes else 'so far '}{failed}"
     if line.stopped_by in BROKEN:
         return f"no limit found; {f'{passes}; ' if passes else ''}{failed}"
-    close = ", within the noise" if line.close else ""
-    return f"{passes}; {failed}{close}" if passes else f"not even {failed}{close}"
+    failed += "".join(f", {text}" for text in doubts(line))
+    return f"{passes}; {failed}" if passes else f"not even {failed}"
+
+
+def doubts(line: FrontierLine) -> list[str]:
+    """What makes a limit of time less than certain: noise around it, or other work beside it."""
+    if line.stopped_by not in ("decode", "prefill"):
+        return []
+    shares = [probe.contended_share or 0 for probe in (line.passes, line.fails) if probe]
+    busy = max(shares, default=0) > CONTENDED
+    return ["within the noise"] * line.close + ["the machine was busy"] * busy
+
+
+def _runs(quantity: Quantity, value: int) -> str:
+    many = quantity == "batch_size" and value > 1
+    return f"{value_text(quantity, value)} {'run' if many else 'runs'}"
 
 
 def frontier_answer(found: FrontierSummary) -> str:
@@ -155,9 +173,9 @@ def _row(name: str, line: FrontierLine) -> tuple[str, ...]:
 def _why(line: FrontierLine) -> str:
     if line.stopped_by is None:
         return "–"
-    close = "; the limit lies within the noise" if line.close else ""
     detail = line.fails.detail.partition("\n")[0] if line.fails else ""
-    return f"{REASONS[line.stopped_by]}{close}{f': {detail}' if detail else ''}"
+    why = ", ".join((REASONS[line.stopped_by], *doubts(line)))
+    return f"{why}: {detail}" if detail else why
 
 
 def _measured(line: FrontierLine) -> str:
