@@ -88,16 +88,28 @@ def _with_weights(name: str) -> tuple[str, ...]:
 def models_markdown() -> str:
     """The catalogue's table as ``docs/models.md`` has it."""
     lines = [
-        "| model | made of | parameters | trained on | a token adds | at 128K | source |",
-        "|---|---|--:|--:|--:|--:|---|",
+        "| model | made of | parameters | published | trained on | a token adds | at 128K | shape |",
+        "|---|---|--:|---|--:|--:|--:|---|",
     ]
     for family, rows in by_family().items():
-        lines.append(f"| **{family}** | | | | | | |")
+        lines.append(f"| **{family}** | | | | | | | |")
         for each in rows:
             _, trained, token, far = _figures(each)
-            cells = (each.name, each.made_of, f"{each.parameters:,}", trained, token, far)
-            lines.append(f"| {' | '.join(cells)} | {each.source} |")
+            count, published = f"{each.parameters:,}", _published(each)
+            cells = (each.name, each.made_of, count, published, trained, token, far, each.source)
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _published(each: Row) -> str:
+    """The published count and who gives it; rounded figures as they were given."""
+    told = each.published
+    if told is None:
+        return ""
+    exact = told.rounded_to == 1
+    count = f"{told.parameters:,}" if exact else PARAMETERS.text(told.parameters)
+    twice = ", with the tied head" if told.counts_tied_head else ""
+    return f"{count}{twice}: {told.source}"
 
 
 def backends() -> Table:

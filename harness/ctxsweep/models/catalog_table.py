@@ -14,7 +14,7 @@ from ctxsweep.models.accounting import (
     has_learned_positions,
     parameters,
 )
-from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.config import ModelConfig, Published
 from ctxsweep.models.encoder import EncoderConfig
 from ctxsweep.models.sections import Attention
 
@@ -47,6 +47,7 @@ class Row:
     token_bytes: float
     far_bytes: int | None
     source: str
+    published: Published | None
 
 
 def row(config: ModelConfig) -> Row:
@@ -60,6 +61,7 @@ def row(config: ModelConfig) -> Row:
         token_bytes=cache_bytes_per_token(config, STORAGE, 1),
         far_bytes=None if ends else cache_bytes(config, STORAGE, FAR_TOKENS),
         source=config.source,
+        published=config.published,
     )
 
 
@@ -74,6 +76,7 @@ def encoder_row(config: EncoderConfig) -> Row:
         token_bytes=read.cross_cache_bytes,
         far_bytes=None,
         source=config.source,
+        published=config.published,
     )
 
 
