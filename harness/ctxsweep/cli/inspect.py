@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from ctxsweep.cli.errors import EXIT_CODES, said_plainly
-from ctxsweep.cli.options import Settings
 
 
 def inspect(
@@ -31,7 +30,12 @@ def inspect(
         str | None,
         typer.Option(metavar="tiny|2x|10x", help="Its small twin, or a larger one of its make."),
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Vary it: attention.kv_heads=4. Repeatable."
+        ),
+    ] = None,
     hf_config: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write a complete config.json; - prints it alone."),

@@ -28,7 +28,10 @@ def print_inspection(found: Inspection, console: Console | None = None) -> None:
     """Print the answer, parameters, cache, FLOPs and what changes with context and size."""
     page = _Page(console or Console())
     model = f"{found.parameters:,}" if found.parameters < 1e6 else COUNT.text(found.parameters)
-    page.say.line(f"{found.name}: {found.shape}; {model} parameters{_beside(found)}", "bold")
+    shape = found.shape
+    if page.console.options.ascii_only:
+        shape = shape.replace("θ=", "base ")
+    page.say.line(f"{found.name}: {shape}; {model} parameters{_beside(found)}", "bold")
     page.parts(found.parts, found.parameters, found.weights_bytes, found.dtype)
     page.rule(found.rule)
     _print_cache(page, found)
@@ -226,7 +229,9 @@ def _print_sizes(page: _Page, found: Inspection) -> None:
         ]
         cells = [unit.text(now) if one else _times(now / base) for now, base, unit in figures]
         rows.append((name, row.shape, COUNT.text(row.parameters), *cells))
-    page.table(("", "layers × width", "parameters", "cache", "decode", "prefill"), rows, left=2)
+    page.table(
+        ("", "layers × width", "parameters", "cache", "decode bytes", "prefill"), rows, left=2
+    )
     if len(found.sizes) < 3:
         page.say.line("No larger size keeps these ratios and comes near.", "dim")
 
