@@ -74,6 +74,14 @@ def test_several_models_stand_side_by_side(call):
     assert gpt2 == "–"
 
 
+def test_more_contexts_than_fit_beside_each_other_are_broken(call):
+    result = call("predict", "zamba2-2.7b-like", "mamba-2.8b", "--contexts", "1k-1m*2")
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in result.stdout
+    assert sum(line.startswith("model ") for line in lines) == 6
+    assert sum(line.split()[-1:] == ["1M"] for line in lines) == 3
+
+
 def test_two_models_are_told_who_needs_less(call):
     text = call("predict", "zamba2-2.7b-like", "mamba-2.8b").stdout
     assert "Memory: zamba2-2.7b-like needs less up to 7.63K tokens, mamba-2.8b beyond." in text

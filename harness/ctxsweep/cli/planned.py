@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ctxsweep.cli import find
 from ctxsweep.cli.errors import BadInput
-from ctxsweep.models.catalog import UnknownModel, load_config
+from ctxsweep.models.catalog import UnknownModel, encoder_names, load_config
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.deployment import KV_DTYPES, WEIGHT_DTYPES, Deployment, WeightDType
 from ctxsweep.planning.devices import THIS, Device, UnknownDevice, device, this_machine
@@ -28,6 +28,11 @@ def models_of(names: Sequence[str]) -> list[ModelConfig]:
     """The configurations of names or folders, each once."""
     found = []
     for name in dict.fromkeys(names):
+        if name in encoder_names():
+            raise BadInput(
+                f"'{name}' is an encoder, which does not decode over a context; its footprint: "
+                f"ctxsweep inspect {name}"
+            )
         try:
             found.append(load_config(name))
         except UnknownModel as error:

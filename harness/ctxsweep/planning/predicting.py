@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, pairwise
 
 from ctxsweep.models import accounting
@@ -65,9 +67,9 @@ def predict_all(
         ),
         crossings=tuple(
             crossing
-            for first, second in combinations(configs, 2)
             for one in wanted
-            for crossing in _crossings(first, second, one, device, contexts)
+            for first, second in combinations([_curve(c, one, device) for c in configs], 2)
+            for crossing in _crossings(first, second, contexts, one.batch_size)
         ),
     )
 
@@ -133,55 +135,59 @@ def _reach(config: ModelConfig, deployment: Deployment, device: Device) -> Reach
     return Reach(batch_size=batch, context_tokens=longest, ended_by=ended_by)
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """A model's cells by context, each computed once; ``last``: where its positions end."""
+
+    model: str
+    at: Callable[[int], PredictedCell]
+    last: int | None
+
+
+def _curve(config: ModelConfig, deployment: Deployment, device: Device) -> _Curve:
+    @cache
+    def at(context_tokens: int) -> PredictedCell:
+        return predicted_cell(config, deployment, device, context_tokens)
+
+    return _Curve(config.name, at, memory.last_position(config))
+
+
 def _crossings(
-    first: ModelConfig,
-    second: ModelConfig,
-    deployment: Deployment,
-    device: Device,
-    contexts: Sequence[int],
+    first: _Curve, second: _Curve, contexts: Sequence[int], batch_size: int
 ) -> Iterator[Crossing]:
     """Per quantity every place where the cheaper one changes, or that none does."""
-    ends = (memory.last_position(config) or max(contexts) for config in (first, second))
-    grid = _between(min(contexts), min(max(contexts), *ends))
-    pair = (first, second)
-    cells = {n: [predicted_cell(one, deployment, device, n) for one in pair] for n in grid}
-
-    def gap(context: int, quantity: Quantity) -> float:
-        found = cells.get(context)
-        if found is None:
-            found = [predicted_cell(one, deployment, device, context) for one in pair]
-        return float(getattr(found[0], quantity) - getattr(found[1], quantity))
-
+    end = min(curve.last or max(contexts) for curve in (first, second))
+    grid = [n for n in _between(min(contexts), max(contexts)) if n <= end]
     for quantity in QUANTITIES:
-        signs = [(n, gap(n, quantity)) for n in grid]
-        clear = [(n, value > 0) for n, value in signs if value]
-        changes = [(a, b) for a, b in pairwise(clear) if a[1] != b[1]]
+
+        def gap(context: int, quantity: Quantity = quantity) -> float:
+            dear, cheap = (getattr(curve.at(context), quantity) for curve in (first, second))
+            return float(dear - cheap)
+
+        signs = [(n, gap(n) > 0) for n in grid if gap(n)]
+        changes = [(a, b) for a, b in pairwise(signs) if a[1] != b[1]]
         for (low, dearer), (high, _) in changes:
             while high - low > 1:
                 middle = (low + high) // 2
-                low, high = (
-                    (middle, high) if (gap(middle, quantity) > 0) == dearer else (low, middle)
-                )
-            yield _crossing(quantity, deployment, pair, dearer, high)
-        if clear and not changes:
-            yield _crossing(quantity, deployment, pair, clear[0][1], None)
+                same = (gap(middle) > 0) == dearer
+                low, high = (middle, high) if same else (low, middle)
+            yield _crossing(quantity, batch_size, first, second, dearer, high)
+        if signs and not changes:
+            yield _crossing(quantity, batch_size, first, second, signs[0][1], None)
 
 
 def _crossing(
     quantity: Quantity,
-    deployment: Deployment,
-    pair: tuple[ModelConfig, ModelConfig],
+    batch_size: int,
+    first: _Curve,
+    second: _Curve,
     first_is_dearer: bool,
     at: int | None,
 ) -> Crossing:
-    names = [config.name for config in pair]
-    below, above = reversed(names) if first_is_dearer else names
+    names = (first.model, second.model)
+    below, above = names[::-1] if first_is_dearer else names
     return Crossing(
-        quantity=quantity,
-        batch_size=deployment.batch_size,
-        below=below,
-        above=above,
-        context_tokens=at,
+        quantity=quantity, batch_size=batch_size, below=below, above=above, context_tokens=at
     )
 
 

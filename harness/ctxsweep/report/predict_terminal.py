@@ -11,6 +11,8 @@ from ctxsweep.report import predict_words as words
 from ctxsweep.report.printer import Printer
 from ctxsweep.report.units import TOKENS
 
+MOST_CROSSINGS = 12
+
 
 def print_predicted(found: Predicted, console: Console | None = None) -> None:
     """Print what was assumed, the figures, the longest contexts that fit, and remarks."""
@@ -65,15 +67,19 @@ def _print_side_by_side(say: Printer, console: Console, found: Predicted) -> Non
                 (Text(model.name), *_values(say, found, model, batch, quantity))
                 for model in found.models
             ]
-            console.print(_table(heads, rows))
+            for columns in _groups(heads, rows, console.width):
+                kept = [tuple(row[i] for i in columns) for row in rows]
+                console.print(_table(tuple(heads[i] for i in columns), kept))
     if any(not cell.fits for cell in found.cells):
         say.line("✕ does not fit.", style="red")
     crossings = words.crossing_lines(found)
     if crossings:
         say.line("")
         say.line("Where one overtakes another (of these bounds, not measured):", style="bold")
-        for line in crossings:
+        for line in crossings[:MOST_CROSSINGS]:
             say.line(line)
+        if len(crossings) > MOST_CROSSINGS:
+            say.line(f"and {len(crossings) - MOST_CROSSINGS} more (--json, --out DIR)")
 
 
 def _values(
@@ -90,6 +96,21 @@ def _value(say: Printer, cell: PredictedCell | None, quantity: words.Quantity) -
     if quantity == "total_bytes" and not cell.fits:
         return Text(say.text(f"{text}✕"), style="red")
     return Text(say.text(text), style="" if cell.fits else "red")
+
+
+def _groups(
+    heads: tuple[str, ...], rows: list[tuple[Text, ...]], width: int
+) -> list[tuple[int, ...]]:
+    """The columns that stand beside one another in this width, the first in every group."""
+    widths = [max(len(head), *(len(row[i].plain) for row in rows)) for i, head in enumerate(heads)]
+    groups, used = [[0]], widths[0]
+    for i, wide in enumerate(widths[1:], 1):
+        if used + 2 + wide > width and len(groups[-1]) > 1:
+            groups.append([0])
+            used = widths[0]
+        groups[-1].append(i)
+        used += 2 + wide
+    return [tuple(group) for group in groups]
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:

@@ -177,10 +177,12 @@ def energy_line(found: Predicted) -> str:
 
 
 def crossing_lines(found: Predicted) -> list[str]:
-    """Every crossing; of two models also where there is none."""
+    """Every crossing by quantity and context; of two models also where there is none."""
     shown = [
         one for one in found.crossings if one.context_tokens is not None or len(found.models) == 2
     ]
+    order = list(QUANTITIES)
+    shown.sort(key=lambda one: (order.index(one.quantity), one.context_tokens or 0))
     lines = [_crossing(found, one) for one in shown]
     if len(found.models) > 2:
         where = f"{TOKENS.text(found.contexts[0])} to {TOKENS.text(found.contexts[-1])}"
