@@ -88,7 +88,7 @@ def _with_weights(name: str) -> tuple[str, ...]:
 def models_markdown() -> str:
     """The catalogue's table as ``docs/models.md`` has it."""
     lines = [
-        "| model | made of | parameters | published | trained on | a token adds | at 128K | shape |",
+        "| model | made of | parameters | published | trained on | a token adds | at 128K | of |",
         "|---|---|--:|---|--:|--:|--:|---|",
     ]
     for family, rows in by_family().items():
