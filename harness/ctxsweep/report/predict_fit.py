@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxsweep.planning.answers import Fit, FitRow, FitTable
+from ctxsweep.report.predict_layout import column_groups
 from ctxsweep.report.predict_markdown import table as markdown_table
 from ctxsweep.report.printer import Printer
 from ctxsweep.report.units import SECONDS, TOKENS
@@ -27,7 +28,7 @@ def print_fit(found: FitTable, console: Console | None = None) -> None:
     say.line(assumptions(found), style="dim")
     if fitting:
         say.line("")
-        console.print(_table(say, found, fitting))
+        _print_table(say, console, found, fitting)
         say.line("")
         say.line(legend(found), style="dim")
     for line in _leftover(others):
@@ -187,10 +188,13 @@ def _most(row: FitRow) -> str:
     return TOKENS.text(max(fit.longest_context or 0 for fit in row.fits))
 
 
-def _table(say: Printer, found: FitTable, rows: Sequence[FitRow]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", collapse_padding=True)
-    for head in heads(found):
-        table.add_column(head, justify="left" if head == "model" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(say.text(text)) for text in row_texts(found, row)))
-    return table
+def _print_table(say: Printer, console: Console, found: FitTable, rows: Sequence[FitRow]) -> None:
+    titles = heads(found)
+    texts = [[say.text(text) for text in row_texts(found, row)] for row in rows]
+    for columns in column_groups(titles, texts, console.width, gap=1):
+        table = Table(box=None, pad_edge=False, header_style="dim", collapse_padding=True)
+        for i in columns:
+            table.add_column(titles[i], justify="right" if i else "left", no_wrap=True)
+        for row in texts:
+            table.add_row(*(Text(row[i]) for i in columns))
+        console.print(table)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ctxsweep.planning.answers import Predicted, PredictedCell, PredictedModel
 from ctxsweep.report import predict_words as words
+from ctxsweep.report.predict_layout import column_groups
 from ctxsweep.report.printer import Printer
 from ctxsweep.report.units import TOKENS
 
@@ -67,7 +68,8 @@ def _print_side_by_side(say: Printer, console: Console, found: Predicted) -> Non
                 (Text(model.name), *_values(say, found, model, batch, quantity))
                 for model in found.models
             ]
-            for columns in _groups(heads, rows, console.width):
+            texts = [[text.plain for text in row] for row in rows]
+            for columns in column_groups(heads, texts, console.width, gap=2):
                 kept = [tuple(row[i] for i in columns) for row in rows]
                 console.print(_table(tuple(heads[i] for i in columns), kept))
     if any(not cell.fits for cell in found.cells):
@@ -96,21 +98,6 @@ def _value(say: Printer, cell: PredictedCell | None, quantity: words.Quantity) -
     if quantity == "total_bytes" and not cell.fits:
         return Text(say.text(f"{text}✕"), style="red")
     return Text(say.text(text), style="" if cell.fits else "red")
-
-
-def _groups(
-    heads: tuple[str, ...], rows: list[tuple[Text, ...]], width: int
-) -> list[tuple[int, ...]]:
-    """The columns that stand beside one another in this width, the first in every group."""
-    widths = [max(len(head), *(len(row[i].plain) for row in rows)) for i, head in enumerate(heads)]
-    groups, used = [[0]], widths[0]
-    for i, wide in enumerate(widths[1:], 1):
-        if used + 2 + wide > width and len(groups[-1]) > 1:
-            groups.append([0])
-            used = widths[0]
-        groups[-1].append(i)
-        used += 2 + wide
-    return [tuple(group) for group in groups]
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
