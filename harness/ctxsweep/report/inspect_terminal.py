@@ -229,9 +229,7 @@ def _print_sizes(page: _Page, found: Inspection) -> None:
         ]
         cells = [unit.text(now) if one else _times(now / base) for now, base, unit in figures]
         rows.append((name, row.shape, COUNT.text(row.parameters), *cells))
-    page.table(
-        ("", "layers × width", "parameters", "cache", "decode bytes", "prefill"), rows, left=2
-    )
+    page.table(("", "layers × width", "parameters", "cache", "decode", "prefill"), rows, left=2)
     if len(found.sizes) < 3:
         page.say.line("No larger size keeps these ratios and comes near.", "dim")
 
