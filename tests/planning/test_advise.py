@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from ctxsweep.planning.evidence import Grounds
 from ctxsweep.planning.needs import CRITERIA, make_needs
 from ctxsweep.report.advise_terminal import print_decision
 
+DOCS = Path(__file__).parents[2] / "docs" / "planning.md"
 MADE = Made("2026-01-01T00:00:00Z", "0.1.0", "abc", "ctxsweep advise")
 
 
@@ -76,7 +78,7 @@ CASES = {
         {"context": "128k", "memory": "8GB", "device": "RTX-4090", "quality": "any"},
         STATE,
         "SSM or RWKV",
-        ("a state of fixed size", "the matrix agrees", "the leanest cache", "can be used"),
+        ("a state of fixed size", "the matrix agrees", "holds", "can be used"),
     ),
     "maximal quality": Case(
         {"context": "8k", "device": "H100", "tp": 8, "quality": "high", "weights": "quality=0.8"},
@@ -153,6 +155,24 @@ def test_documented_case_is_answered_with_its_reasons(name: str) -> None:
     assert "≥ a bound: no engine is faster" in text
     for words in case.says:
         assert words in text, words
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_documented_table_says_what_the_code_says(name: str) -> None:
+    rows = [line.split("|") for line in DOCS.read_text(encoding="utf-8").splitlines()]
+    row = next(cells for cells in rows if len(cells) > 4 and cells[1].strip() == name)
+    decision = decide(**CASES[name].needs)
+    assert str(decision.take) in row[3]
+    words = row[2].strip().strip("`").split()
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options == {f"--{key}": str(value) for key, value in _typed(CASES[name].needs).items()}
+
+
+def _typed(needs: dict[str, Any]) -> dict[str, str]:
+    return {
+        key: f"{value:.0e}".replace("+", "") if isinstance(value, float) else str(value)
+        for key, value in needs.items()
+    }
 
 
 ENCODER_CASES = {

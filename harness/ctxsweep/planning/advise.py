@@ -33,6 +33,7 @@ from ctxsweep.planning.tasks import TASKS
 from ctxsweep.planning.weighing import Matrix, Scored, sensitivity, weigh
 
 FEWEST_OF_A_SIZE = 2
+FAR = 0.5  # a weight moved by more is another question
 SLOW_S = 60.0
 """Seconds of an answer from which on a missing limit is worth a remark."""
 
@@ -248,6 +249,7 @@ def _would_change(needs: Needs, found: _Found, sensitive: Sensitivity | None) ->
             f"{flip.criterion} weighted {flip.at:.2f} instead of {flip.weight:.2f}: "
             f"{flip.leader} leads"
             for flip in flips[:3]
+            if abs(flip.at - flip.weight) <= FAR
         ]
     if found.matrix is not None and found.matrix.tie:
         lines.append("a measurement that tells the tie apart: ctxsweep run, then advise --run")

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from ctxsweep.analysis.interval import Estimate
+from ctxsweep.analysis.metrics import METRICS
 from ctxsweep.analysis.predicted import PredictedMetric
 from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.analysis.wording import context_label
@@ -168,6 +169,14 @@ def _between(low: Estimate, high: Estimate, share: float) -> Estimate:
     return Estimate(
         value=value, low=mixed(low.low, high.low), high=mixed(low.high, high.high), n=low.n
     )
+
+
+def measured_figure(cell: CellSummary, metric: str, run: Summary) -> Figure:
+    """A metric of a cell with its interval; what is exact has none."""
+    if METRICS[metric].exact:
+        value = cell.metrics[metric].value
+        return Figure(value=value, low=value, high=value, basis="measured", source=run.run_id)
+    return _figure(cell.metrics[metric], run.run_id, _drift(run, metric))
 
 
 def _figure(estimate: Estimate, source: str, drift: float) -> Figure:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ctxsweep.analysis.interval import Estimate
 from ctxsweep.analysis.metrics import METRICS
 from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.analysis.wording import context_label, quantity
 from ctxsweep.planning.candidates import Candidate, UnknownCandidate, of_series
-from ctxsweep.planning.decision import Evidence
+from ctxsweep.planning.decision import Evidence, Figure
+from ctxsweep.planning.evidence import measured_figure
 
 WORDS = {"itl_s": "a decode step", "prefill_s": "prefill", "cache_used_bytes": "cache or state"}
 Kind = Callable[[Candidate], bool]
@@ -20,7 +20,8 @@ def beside(
 ) -> Iterator[Evidence]:
     """The best of ``one`` beside the best of ``other`` at the context nearest to that asked for.
 
-    For, if the first is lower by more than their intervals. From the latest run that has both.
+    For, if the first is lower by more than their intervals and the machine's drift. Caches narrower
+    than the computation are left out. From the latest run that has both.
     """
     for run in sorted(runs, key=lambda run: run.run_id, reverse=True):
         kinds = _kinds(run)
@@ -48,6 +49,8 @@ def _short(headline: str) -> str:
 def _kinds(run: Summary) -> dict[str, Candidate]:
     found = {}
     for series in run.series:
+        if series.kv_dtype != "auto":
+            continue
         try:
             found[series.name] = of_series(series)
         except UnknownCandidate:  # a model that is gone
@@ -79,26 +82,30 @@ def _nearest(
 
 
 def _evidence(run: Summary, first: CellSummary, second: CellSummary, metric: str) -> Evidence:
-    a, b = first.metrics[metric], second.metrics[metric]
+    a, b = (measured_figure(cell, metric, run) for cell in (first, second))
+    assert a.low is not None and b.low is not None
+    assert a.high is not None and b.high is not None
     return Evidence(
-        says="for" if _high(a) < _low(b) else "against" if _low(a) > _high(b) else "neither",
+        says="for" if a.high < b.low else "against" if a.low > b.high else "neither",
         text=f"measured at {context_label(first.context_tokens)}: {WORDS[metric]} of "
-        f"{first.series} {_value(a, metric)}, of {second.series} {_value(b, metric)}",
+        f"{first.series} {_value(a, metric)}, of {second.series} {_value(b, metric)}"
+        f"{_crossing(run, first.series, second.series, metric)}",
         source=_of(run),
     )
+
+
+def _crossing(run: Summary, first: str, second: str, metric: str) -> str:
+    """Where the two cost the same, if the run found that; their order holds throughout if not."""
+    for one in run.crossovers:
+        if one.metric == metric and {one.first, one.second} == {first, second}:
+            at = one.context_tokens
+            return f"; they cross at {context_label(at.value)}" if at else "; no crossing in range"
+    return ""
 
 
 def _of(run: Summary) -> str:
     return f"{run.scenario} {run.run_id}"
 
 
-def _value(estimate: Estimate, metric: str) -> str:
-    return quantity(estimate.value, METRICS[metric].unit)
-
-
-def _low(estimate: Estimate) -> float:
-    return estimate.value if estimate.low is None else estimate.low
-
-
-def _high(estimate: Estimate) -> float:
-    return estimate.value if estimate.high is None else estimate.high
+def _value(figure: Figure, metric: str) -> str:
+    return quantity(figure.value, METRICS[metric].unit)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, figures_of
+from ctxsweep.planning.assess import Assessment, deployment_of, figures_of
 from ctxsweep.planning.candidates import FULL, HYBRID, STATE, WINDOW, Candidate
 from ctxsweep.planning.decision import Evidence, Figure, RuleFinding
 from ctxsweep.planning.deployment import BadDeployment
@@ -26,6 +26,7 @@ LONG_TOKENS = 100 * 1024
 LITTLE_MEMORY = 0.5
 SEVEN_B = 6.5e9  # models called 7B begin here
 WORTH = 0.10
+OTHER_SIZE = 0.3  # how much less it matters that a pair is of another size than what is taken
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,7 @@ def _state(scene: Scene) -> RuleFinding:
 
 
 def _state_evidence(scene: Scene) -> Iterator[Evidence]:
-    cached, stated = scene.of(FULL), scene.of(*STATE)
-    if cached and stated:
-        least, state = (min(rows, key=_cache) for rows in (cached, stated))
-        yield Evidence(
-            says="for" if _cache(state) < _cache(least) else "against",
-            text=f"{state.candidate.name} holds {_bytes(_cache(state))}, the leanest cache "
-            f"({least.candidate.name}) {_bytes(_cache(least))} "
-            f"at {context_label(scene.needs.context)}",
-            source="formula",
-        )
+    yield from _held_beside(scene, STATE)
     for metric in ("itl_s", "cache_used_bytes"):
         yield from beside(scene.grounds.here, _is(*STATE), _is(FULL), metric, scene.needs.context)
     if scene.needs.needs_retrieval:
@@ -171,21 +163,9 @@ def _hybrid(scene: Scene) -> RuleFinding:
             source=REPEAT_AFTER_ME,
         )
     ]
-    hybrids, cached = scene.of(HYBRID), scene.of(FULL)
-    if hybrids and cached:
-        hybrid, full = (min(rows, key=_cache) for rows in (hybrids, cached))
-        evidence.append(
-            Evidence(
-                says="for" if _cache(hybrid) < _cache(full) else "against",
-                text=f"{hybrid.candidate.name} holds {_bytes(_cache(hybrid))} at "
-                f"{context_label(scene.needs.context)}, {full.candidate.name} "
-                f"{_bytes(_cache(full))}",
-                source="formula",
-            )
-        )
-    elif not hybrids:
-        text = "no hybrid is among the candidates"
-        evidence.append(Evidence(says="neither", text=text, source="candidates"))
+    found = list(_held_beside(scene, (HYBRID,)))
+    text = "no hybrid is among the candidates"
+    evidence += found or [Evidence(says="neither", text=text, source="candidates")]
     evidence += beside(scene.grounds.here, _is(HYBRID), _is(FULL), "itl_s", scene.needs.context)
     return RuleFinding(
         name="Hybrid where retrieval matters",
@@ -198,6 +178,32 @@ def _hybrid(scene: Scene) -> RuleFinding:
 
 
 RULES: tuple[Callable[[Scene], RuleFinding], ...] = (_state, _transformer, _gqa, _mqa, _hybrid)
+
+
+def _held_beside(scene: Scene, families: tuple[str, ...]) -> Iterator[Evidence]:
+    """What one of these holds beside full attention of the most similar size, both in 16 bits."""
+    pairs = [(a, b) for a in scene.of(*families) for b in scene.of(FULL)]
+    if not pairs:
+        return
+    about = scene.take.candidate.effective_parameters if scene.take else SEVEN_B
+
+    def unlike(pair: tuple[Assessment, Assessment]) -> float:
+        sizes = [one.candidate.effective_parameters for one in pair]
+        return abs(math.log(sizes[0] / sizes[1])) + OTHER_SIZE * abs(math.log(sizes[0] / about))
+
+    one, full = (half.candidate for half in min(pairs, key=unlike))
+    plain = deployment_of(scene.needs.model_copy(update={"tp": 1}), "bfloat16", "auto")
+    held, cached = (
+        figures_of(candidate, plain, scene.needs, scene.grounds).cache_bytes
+        for candidate in (one, full)
+    )
+    yield Evidence(
+        says="for" if held < cached else "against",
+        text=f"{one.name} ({one.parameters / 1e9:.3g}B) holds {_bytes(held)} at "
+        f"{context_label(scene.needs.context)}, {full.name} ({full.parameters / 1e9:.3g}B) "
+        f"{_bytes(cached)}",
+        source="formula, 16 bits",
+    )
 
 
 def _heads(scene: Scene, subject: Assessment, fewer: int, more: int) -> Iterator[Evidence]:

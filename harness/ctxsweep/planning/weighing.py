@@ -34,6 +34,7 @@ SEED = 20
 WEIGHT_DRAWS = 2000
 CONCENTRATION = 50.0  # of the Dirichlet: a weight of 0.2 then moves by about ±0.06
 Z95 = 1.959964
+EDGE = 0.005  # a weight of nothing or of everything is no weighting
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _flips(scores: Array, weights: Array, k: int) -> list[tuple[float, int]]:
         for i, (b, s) in enumerate(zip(base, slope, strict=True))
         if abs(s) > 1e-12
     ]
-    inside = [(at, who) for at, who in crossings if 0 <= at <= 1]
+    inside = [(at, who) for at, who in crossings if EDGE <= at <= 1 - EDGE]
     below = [c for c in inside if c[0] < weights[k]]
     above = [c for c in inside if c[0] > weights[k]]
     return [*sorted(below)[-1:], *sorted(above)[:1]]
