@@ -42,3 +42,15 @@ def test_progress_names_series_context_and_step_and_never_wakes_by_itself() -> N
 
 def test_labels_tell_sentinels() -> None:
     assert label(cell(1024, "sentinel")).endswith("(sentinel 0)")
+
+
+def test_a_try_over_the_limit_is_no_news_and_one_that_broke_is() -> None:
+    out = io.StringIO()
+    with RichProgress(Console(file=out, width=200, force_terminal=True)) as progress:
+        progress.start(total=3, done=0)
+        progress.begin(cell(2048, "frontier"))
+        progress.record(failure(cell(2048, "frontier"), Status.OOM, "refused"))
+        progress.record(failure(cell(1024, "frontier"), Status.ERROR, "unwell"))
+    text = out.getvalue()
+    assert "d2048 × 2 (frontier)" in text and "refused" not in text
+    assert "error (unwell)" in text

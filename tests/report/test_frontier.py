@@ -202,3 +202,8 @@ def test_crossings_with_noise_show_their_interval(summary: Summary) -> None:
     lines = crossing_lines(summary.model_copy(update={"crossovers": (one,)}))
     assert lines[2] == "    b overtakes a at 12K [10K, 14K] (batch 2)"
     assert crossing_lines(summary.model_copy(update={"crossovers": ()})) == []
+
+
+def test_the_documents_show_what_the_baseline_says(long_ctx: Summary) -> None:
+    page = (BASELINE.parents[3] / "docs/planning.md").read_text(encoding="utf-8")
+    assert "```\n" + "\n".join(crossing_lines(long_ctx)) + "\n```" in page

@@ -56,7 +56,7 @@ class RichProgress:
         self._show(note=f"at {position}{step} {self._left()}")
 
     def record(self, record: Record) -> None:
-        if record.status is not Status.OK:
+        if record.status is not Status.OK and not _went_over(record):
             reason = record.detail.splitlines()[0] if record.detail else ""
             text = f"{label(record.cell)}: {record.status} ({reason})"
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -80,8 +80,15 @@ class RichProgress:
         )
 
 
+def _went_over(record: Record) -> bool:
+    """A try of the search that went over a limit: that is what it is for, and no news."""
+    limits = (Status.OOM, Status.TIMEOUT, Status.OVER_BUDGET)
+    return record.cell.role == "frontier" and record.status in limits
+
+
 def label(cell: Cell) -> str:
     """As people of the field write it: series, prompt and generated tokens, batch."""
     batch = f" × {cell.batch_size}" if cell.batch_size > 1 else ""
     sentinel = f" (sentinel {cell.occurrence})" if cell.role == "sentinel" else ""
-    return f"{cell.series.name} tg{cell.generate_tokens} @ d{cell.context_tokens}{batch}{sentinel}"
+    role = " (frontier)" if cell.role == "frontier" else sentinel
+    return f"{cell.series.name} tg{cell.generate_tokens} @ d{cell.context_tokens}{batch}{role}"
