@@ -68,8 +68,8 @@ def predict_all(
         crossings=tuple(
             crossing
             for one in wanted
-            for first, second in combinations([_curve(c, one, device) for c in configs], 2)
-            for crossing in _crossings(first, second, contexts, one.batch_size)
+            for pair in combinations([_curve(config, one, device) for config in configs], 2)
+            for crossing in _crossings(*pair, contexts, one.batch_size)
         ),
     )
 

@@ -20,8 +20,7 @@ def markdown(found: Predicted) -> str:
     if words.crossing_lines(found):
         listed = "".join(f"- {line}\n" for line in words.crossing_lines(found))
         parts.append(f"## Where one overtakes another (of these bounds, not measured)\n\n{listed}")
-    notes = [words.limits_line(found), words.energy_line(found), *words.all_remarks(found)]
-    parts.append("## To know\n\n" + "".join(f"- {note}\n" for note in notes if note))
+    parts.append("## To know\n\n" + "".join(f"- {note}\n" for note in words.notes(found)))
     return "\n".join(parts)
 
 

@@ -83,15 +83,7 @@ def _page(found: Predicted, titles: dict[str, tuple[str, str]], specs: dict[str,
             for model in found.models
         ],
         crossings=words.crossing_lines(found),
-        notes=[
-            note
-            for note in (
-                words.limits_line(found),
-                words.energy_line(found),
-                *words.all_remarks(found),
-            )
-            if note
-        ],
+        notes=words.notes(found),
         light=theme.LIGHT,
         dark=theme.DARK,
         data=Markup(text.replace("<", "\\u003c")),

@@ -210,3 +210,9 @@ def all_remarks(found: Predicted) -> list[str]:
         remark if len(of) == everyone else f"{', '.join(of)}: {remark}"
         for remark, of in names.items()
     ]
+
+
+def notes(found: Predicted) -> list[str]:
+    """What to know beside the figures: what limits, energy, remarks."""
+    said = [limits_line(found), energy_line(found), *all_remarks(found)]
+    return [line for line in said if line]
