@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ctxsweep.cli import app
+from ctxsweep.cli.errors import BadInput
 from ctxsweep.cli.inspect_model import find_model
 from ctxsweep.models import catalog
 from ctxsweep.models.accounting_parameters import parameters
@@ -221,7 +225,9 @@ def test_mistakes_are_told_in_one_line(
     [
         ("a.yaml", "", "is empty"),
         ("a.yaml", "[1]", "must be a mapping of keys such as 'mixer: attention'"),
-        ("a.yaml", "a: [", "not valid YAML"),
+        ("a.yaml", "a: [", "a.yaml:1: not valid YAML"),
+        ("a.json", '{"model_type": "bert", "hidden_size": 768}', "key 'num_attention_heads'"),
+        ("a.json", '{"model_type": "t5", "feed_forward_proj": "gated-gelu"}', "valid: relu"),
         ("a.yaml", "mixer: attention", "vocab_size: is missing"),
         ("a.yaml", "like: 3", "must be the name of a model"),
         ("a.yaml", "like: lama-3-8b", "did you mean 'llama-3-8b'"),
@@ -237,6 +243,47 @@ def test_files_that_are_no_models_are_told_in_one_line(
 ) -> None:
     (tmp_path / name).write_text(text)
     assert words in refused(tmp_path / name)
+
+
+KEYS = ["mixer", "attention", "hidden_size", "d_model", "num_heads", "vocab_size", "like", "x"]
+KEYS += ["num_attention_heads", "num_hidden_layers", "n_embd", "rope_parameters", "layer_types"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9999) | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    fields=st.dictionaries(st.sampled_from(KEYS), VALUES),
+    family=st.sampled_from([None, "llama", "gpt2", "mamba2", "falcon", "bert", "t5", "jamba"]),
+    suffix=st.sampled_from([".json", ".yaml"]),
+)
+def test_any_file_is_a_model_or_refused_in_words(
+    fields: dict[str, Any], family: str | None, suffix: str, tmp_path_factory: Any
+) -> None:
+    file = tmp_path_factory.mktemp("m") / f"m{suffix}"
+    file.write_text(json.dumps(fields | ({"model_type": family} if family else {})))
+    try:
+        find_model(str(file), ())
+    except BadInput as error:
+        assert "\n" not in str(error)
+
+
+def test_an_encoders_config_json_is_the_encoder(tmp_path: Path) -> None:
+    """As transformers writes it, with its own defaults: BERT-base is theirs."""
+    transformers = pytest.importorskip("transformers")
+    transformers.BertConfig().save_pretrained(tmp_path / "bert")
+    assert "109 M parameters" in inspect(tmp_path / "bert").stdout
+    shape = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
+    transformers.T5Config(**shape).save_pretrained(tmp_path / "t5")
+    found = json.loads(inspect(tmp_path / "t5" / "config.json", "--json").stdout)
+    known = json.loads(inspect("t5-base", "--json").stdout)
+    assert {**found, "name": "", "source": "", "published": None} == (
+        {**known, "name": "", "source": "", "published": None}
+    )
+    assert "is an encoder" in refused(tmp_path / "bert", "--set", "heads=3")
 
 
 def test_a_fix_goes_to_yaml_or_json_only(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.encoder import EncoderConfig
 from ctxsweep.models.hf_config import config_from
 from ctxsweep.models.inline import BadInlineModel, inline_config
+from ctxsweep.planning.encoder_words import encoder_from_words
 from ctxsweep.planning.mending import CannotMend, Change
 from ctxsweep.planning.nearest_valid import nearest_valid
 from ctxsweep.planning.nearest_valid_hf import nearest_valid_hf
@@ -45,16 +46,14 @@ def find_model(model: str, settings: Sequence[str]) -> Found:
         BadInput: there is no such model, it cannot be read, or nothing tells what was meant.
     """
     over = _settings(settings)
-    if model in catalog.encoder_names():
-        if over:
-            raise BadInput(f"--set is for models that can be swept; {model} is an encoder")
-        return Found(catalog.load_encoder(model), model)
-    found = _found(model)
+    named = model in catalog.encoder_names()
+    found = Found(catalog.load_encoder(model), model) if named else _found(model)
     if not over:
         return found
+    if isinstance(found.config, EncoderConfig):
+        raise BadInput(f"--set is for models that can be swept; {model} is an encoder")
     if found.changes:
         raise BadInput(f"{found.place} is not valid by itself: mend it with --fix, then --set")
-    assert isinstance(found.config, ModelConfig)
     fields = found.config.model_dump(exclude_unset=True, exclude={"published"})
     fields |= {"name": f"{found.config.name} varied", "source": f"varies {found.config.name}"}
     return _valid_or_nearest(merge(fields, over), f"{model} with {', '.join(settings)}")
@@ -97,11 +96,10 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         return read_document(path).data
     except ScenarioError as error:  # speaks of scenarios, which this is none of
-        if error.message.startswith("must be a mapping"):
-            raise BadInput(
-                f"{path}: must be a mapping of keys such as 'mixer: attention'"
-            ) from None
-        raise
+        message = error.message.replace("scenario", "model configuration")
+        if message.startswith("must be a mapping"):
+            message = "must be a mapping of keys such as 'mixer: attention'"
+        raise BadInput(f"{error.place}: {message}") from None
 
 
 def _load(name: str) -> ModelConfig:
@@ -114,7 +112,7 @@ def _load(name: str) -> ModelConfig:
 def _from_json(path: Path, name: str) -> Found:
     _check_file(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: cannot be read as JSON: {str(error)[:120]}") from None
     if not isinstance(raw, dict):
@@ -126,6 +124,11 @@ def _from_json(path: Path, name: str) -> Found:
 
 def _from_words(raw: dict[str, Any], path: Path, name: str) -> Found:
     """A model in the words of config.json."""
+    try:
+        if (encoder := encoder_from_words(raw, name)) is not None:
+            return Found(encoder, str(path))
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
     try:
         return Found(config_from(raw, name), str(path))
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
