@@ -112,6 +112,22 @@ def difference(one: Series) -> float:
     return worst
 
 
+GEMMA = {"like": "tiny-mqa", "embedding_scale": 16.0, "ffn": {"kind": "geglu"}}
+FALCON_40B = {
+    "like": "tiny-gqa",
+    "norm": "layernorm",
+    "residual": "parallel",
+    "attention": {"heads": 8},
+    "ffn": {"kind": "gelu_exact", "size": 1024},
+}
+PHI = {
+    "like": "tiny-gqa",
+    "norm": "layernorm",
+    "residual": "parallel_shared_norm",
+    "head_bias": True,
+    "attention": {"bias": True, "rotary_dim": 16},
+    "ffn": {"kind": "gelu", "bias": True},
+}
 SAME_WEIGHTS = {
     "gqa": series(),
     "mqa": series("tiny-mqa"),
@@ -121,6 +137,9 @@ SAME_WEIGHTS = {
     "moe": series("tiny-moe"),
     "moe with a window": series(WINDOW_MOE),
     "gpt2": series(GPT),
+    "gemma": series(GEMMA),
+    "falcon": series(FALCON_40B),
+    "phi": series(PHI),
     "mamba2": series("tiny-mamba2"),
     "hybrid": series(HYBRID, page_size=256),
 }

@@ -82,6 +82,40 @@ def test_a_mamba_1_hybrid_is_unsupported_by_vllm_on_a_cpu() -> None:
         adapter.load(one, Limits(64, 1, "cpu", threads=1, seed=0))
 
 
+SQUARE = {"like": "tiny-mqa", "norm": "layernorm", "attention": {"heads": 8}}
+FALCON = {**SQUARE, "residual": "parallel_shared_norm"}
+BLOOM = {
+    **SQUARE,
+    "embedding_norm": True,
+    "attention": {"heads": 8, "kv_heads": 8, "position": "alibi", "bias": True},
+    "ffn": {"kind": "gelu", "size": 1024, "bias": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (BLOOM, "GELU with erf"),
+        ({**FALCON, "ffn": {"kind": "gelu", "size": 1024}}, "nearest valid: gelu_exact"),
+        ({**FALCON, "ffn": {"kind": "gelu_exact", "size": 512}}, "nearest valid: 1024"),
+        ({**FOLDERS["gemma"], "attention": {"bias": True}}, "leaves the attention's biases out"),
+    ],
+)
+@pytest.mark.parametrize("written_out", [True, False])
+def test_what_vllm_would_compute_otherwise_is_refused(
+    model: dict[str, Any], said: str, written_out: bool, tmp_path: Path
+) -> None:
+    asked: Any = model
+    if not written_out:
+        fields = hf_config(catalog.load_config(model), "float32")
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        asked = str(tmp_path)
+    with pytest.raises(InvalidSeries, match=said):
+        BACKENDS["vllm"].adapter().check(
+            Series(name="x", backend="vllm", model=asked, page_size=32)
+        )
+
+
 def test_own_settings_are_of_no_family() -> None:
     for model, _ in OWN:
         with pytest.raises(NoFamily):

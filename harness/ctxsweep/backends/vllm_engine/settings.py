@@ -14,6 +14,7 @@ from ctxsweep.backends.rope_scaling import check_fixed, engine_words
 from ctxsweep.backends.vllm_engine.memory import STATE_DTYPE
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
+from ctxsweep.models.hf_write import hf_config
 from ctxsweep.models.rope_words import plain_rope, trained_tokens
 from ctxsweep.records import RopeScaling, Series
 
@@ -67,6 +68,9 @@ def _check_model(series: Series, config: ModelConfig | None) -> None:
     attention = config.attention
     if attention is None or "attention" not in config.layer_mixers():
         return
+    problem = _computed_otherwise(series, config)
+    if problem is not None:
+        raise InvalidSeries("model", f"'{config.name}': {problem}")
     hybrid = len(set(config.layer_mixers())) > 1
     if hybrid and attention.head_dim * attention.heads != config.hidden_size:
         raise InvalidSeries(
@@ -74,6 +78,26 @@ def _check_model(series: Series, config: ModelConfig | None) -> None:
             f"vLLM builds hybrids with head_dim = hidden_size / heads; nearest valid: "
             f"{config.hidden_size // attention.heads}, not {attention.head_dim}",
         )
+
+
+def _computed_otherwise(series: Series, config: ModelConfig) -> str | None:
+    """What of a model vLLM leaves out or replaces without a word; None if nothing is known."""
+    attention, ffn = config.attention, config.ffn
+    assert attention is not None and ffn is not None
+    raw = {} if not checkpoints.model_type(series.model) else _raw(series)
+    family = raw.get("model_type") or hf_config(config, series.dtype)["model_type"]
+    if family == "bloom":
+        return "vLLM's BLOOM computes GELU with erf, not in its tanh form; nearest: backend native"
+    if family == "gemma" and attention.bias:
+        return "vLLM's Gemma leaves the attention's biases out; nearest valid: bias: false"
+    if family == "falcon" and ffn.kind != "gelu_exact":
+        return f"vLLM's Falcon has no {ffn.kind}; nearest valid: gelu_exact"
+    if family == "falcon" and ffn.size != 4 * config.hidden_size:
+        return (
+            f"vLLM's Falcon has no ffn.size of {ffn.size}; nearest valid: "
+            f"{4 * config.hidden_size} (4 × hidden_size)"
+        )
+    return None
 
 
 def _check_kv_dtype(series: Series, config: ModelConfig | None) -> None:
