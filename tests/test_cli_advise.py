@@ -121,3 +121,10 @@ def test_encoder_tasks_get_the_tree() -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Take fine-tune an encoder")
     assert "bert-base" in result.stdout
+
+
+def test_a_run_of_another_device_is_said_not_to_count() -> None:
+    result = call("--run", BASELINE, "--context", "4k", "--device", "T4", "--json")
+    decision = json.loads(result.stdout)
+    assert {row["figures"]["decode_s"]["basis"] for row in decision["ranking"]} == {"bound"}
+    assert any("its times do not count for T4" in line for line in decision["assumptions"])

@@ -191,3 +191,30 @@ def test_measured_quality_replaces_the_part_that_it_answers() -> None:
     assert rate is not None
     assert found["yarn"]["recall"].score == rate.share.value
     assert math.isclose(sum(part.share for part in found["yarn"].values()), 1.0)
+
+
+def test_a_bound_beside_measured_times_is_worth_little() -> None:
+    run = run_of("long_ctx")
+    candidates = (of_model("tiny-gqa"), of_model("tiny-mha"))
+    fields = {"context": "32k", "quality": "any", "weight-dtype": "float32", "weights": "speed=1"}
+    needs = make_needs({**fields, "models": "tiny-gqa,tiny-mha"})
+    made = Made("now", "0", None, "x")
+    bounds = advise(candidates, needs, grounds(), made)
+    mixed = advise(candidates, needs, grounds(runs=(run,)), made)
+    assert bounds.ranking[0].name == "tiny-gqa"
+    by_name = {row.name: row for row in mixed.ranking}
+    assert by_name["tiny-gqa"].figures.request_s.basis == "measured"
+    assert by_name["tiny-mha"].figures.request_s.basis == "bound"
+    widths = [row.total.high - row.total.low for row in (*bounds.ranking, *mixed.ranking)]  # type: ignore[operator]
+    assert max(widths[2:]) > 2 * max(widths[:2])
+    assert "not all candidates' times rest on the same" in mixed.basis
+
+
+def test_series_of_a_run_keep_its_chunks_and_pages() -> None:
+    run = run_of("long_ctx")
+    candidates = tuple(of_series(series) for series in run.series)
+    needs = make_needs({"context": "128k", "quality": "any"})
+    decision = advise(candidates, needs, grounds(runs=(run,)), Made("now", "0", None, "x"))
+    assert decision.compared == "all series of the runs named that meet the needs"
+    held = {row.name: row.figures.cache_bytes for row in decision.ranking}
+    assert all(held[name] == measured(name, LONG, "cache_used_bytes") for name in held)

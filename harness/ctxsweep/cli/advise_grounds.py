@@ -45,20 +45,38 @@ def find_grounds(needs: Needs, names: Sequence[str], results: Path) -> Found:
     given = tuple(_summary(find.run_folder(name, results)) for name in names)
     machine = machine_slug(read_environment(detect_device(), physical_cores()))
     here = tuple(run for run in _found(results) if _machine(run) == machine)
-    on_this = needs.device.lower() == THIS_MACHINE
-    device = _this(given or here, needs, results) if on_this else _named(needs, results)
     known = {run.run_id: run for run in (*here, *given)}
-    counting = {**known} if on_this else {k: r for k, r in known.items() if _is_on(r, device)}
+    if needs.device.lower() == THIS_MACHINE:
+        device, slug = _measured_device(given or here, machine, results)
+        counting = [run for run in known.values() if _machine(run) == slug]
+    else:
+        device, slug = device_of(needs.device, None, None, results), None
+        counting = [run for run in known.values() if _is_on(run, device)]
+    calibration, notes = _calibration(results, slug) if slug == machine else (None, ())
     grounds = Grounds(
         device=device,
         engines=engines,
-        runs=tuple(counting.values()),
+        runs=tuple(counting),
         quality_runs=tuple(run for run in known.values() if run.quality is not None),
         here=tuple(known.values()),
-        calibration=_calibration(results, machine) if on_this else None,
+        calibration=calibration,
         engine_count=len(ASKED),
+        notes=(*notes, *_of_others(given, counting, device)),
     )
     return Found(grounds, given)
+
+
+def _of_others(
+    given: Sequence[Summary], counting: Sequence[Summary], device: Device
+) -> tuple[str, ...]:
+    """Runs that were named, but are of another device."""
+    counted = {run.run_id for run in counting}
+    return tuple(
+        f"{run.scenario} {run.run_id} is of another device: its times do not count for "
+        f"{device.name}"
+        for run in given
+        if run.run_id not in counted
+    )
 
 
 def engines(candidate: Candidate, context_tokens: int) -> tuple[str, ...]:
@@ -138,27 +156,29 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _this(runs: Sequence[Summary], needs: Needs, results: Path) -> Device:
-    """This machine by the ceilings of its latest run that has any, else measured now."""
+def _measured_device(
+    runs: Sequence[Summary], machine: str, results: Path
+) -> tuple[Device, str | None]:
+    """The machine of the latest run by its ceilings, and its slug; this one, measured now, if none
+    has any."""
     for run in sorted(runs, key=lambda run: run.started_at, reverse=True):
         if run.ceilings and run.environment is not None and run.environment.device == "cpu":
             most = max(run.ceilings.values(), key=lambda c: c.read_bytes_per_s)
             found = this_machine(most, run.environment.memory_bytes)
+            slug = _machine(run)
+            name = HERE if slug == machine else f"the {slug} of {run.scenario}"
             source = f"{found.source} ({run.scenario} {run.run_id})"
-            return found.model_copy(update={"name": HERE, "source": source})
+            return found.model_copy(update={"name": name, "source": source}), slug
     measured = device_of(THIS_MACHINE, None, None, results)
-    return measured.model_copy(update={"name": HERE})
+    return measured.model_copy(update={"name": HERE}), machine
 
 
-def _named(needs: Needs, results: Path) -> Device:
-    return device_of(needs.device, None, None, results)
-
-
-def _calibration(results: Path, machine: str) -> Calibration | None:
+def _calibration(results: Path, machine: str) -> tuple[Calibration | None, tuple[str, ...]]:
+    """The calibration of this machine; one that cannot be read is left out, and said."""
     path = calibration_file.find(results, machine)
     if path is None:
-        return None
+        return None, ()
     try:
-        return calibration_file.load(path)
+        return calibration_file.load(path), ()
     except BadCalibration as error:
-        raise BadInput(str(error)) from None
+        return None, (str(error),)

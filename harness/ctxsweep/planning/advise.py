@@ -7,6 +7,7 @@ size, the rules beside it (``rules``), and, where nothing will do, the nearest t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,13 +97,16 @@ def _of_one_size(
     """The largest class of sizes with something to compare; all, where names or sizes are given."""
     if needs.models is not None or needs.parameters is not None:
         return list(passed), [], "all that meet the needs, as models or sizes were named"
+    if any(a.candidate.series is not None for a in passed):
+        return list(passed), [], "all series of the runs named that meet the needs"
     sizes = Counter(a.candidate.size_class for a in passed)
     if not sizes:
         return [], [], "nothing meets the needs"
     enough = [size for size, count in sizes.items() if count >= FEWEST_OF_A_SIZE] or list(sizes)
     largest = max(enough)
     low, high = CLASSES[largest], CLASSES[largest + 1]
-    words = f"{low / 1e9:g}B to {high / 1e9:g}B" if high < 1e15 else f"over {low / 1e9:g}B"
+    words = f"{low / 1e9:g}B to {high / 1e9:g}B" if low else f"up to {high / 1e9:g}B"
+    words = words if high < math.inf else f"over {low / 1e9:g}B"
     inside = [a for a in passed if a.candidate.size_class == largest]
     outside = [a for a in passed if a.candidate.size_class != largest]
     why = f"models of {words} (of experts: the mean of all and active), the largest class in which "
@@ -142,7 +146,7 @@ def _decision(needs: Needs, grounds: Grounds, made: Made, found: _Found) -> Deci
         sensitivity=sensitive,
         suggestions=found.suggestions,
         would_change=_would_change(needs, found, sensitive),
-        assumptions=_assumptions(needs),
+        assumptions=(*_assumptions(needs), *grounds.notes),
         encoder=found.encoder,
         runs=_runs(ranking),
         asked_runs=made.asked_runs,
@@ -177,9 +181,8 @@ def _sentence(needs: Needs, found: _Found) -> str:
         text = "Nothing meets these needs"
         return f"{text}; nearest: {found.suggestions[0].text}" if found.suggestions else text
     one = taken.assessment
-    start = f"Take {taken.name} ({one.candidate.label}, {precision_words(one.deployment)})"
-    if encoder is not None:
-        start += f" for {encoder.approach}"
+    start = f"{taken.name} ({one.candidate.label}, {precision_words(one.deployment)})"
+    start = f"Take {encoder.approach}: {start}" if encoder is not None else f"Take {start}"
     matrix = found.matrix
     if matrix is not None and matrix.tie:
         others = [name for name in matrix.tie if name != taken.name]

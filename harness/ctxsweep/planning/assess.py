@@ -18,6 +18,7 @@ from ctxsweep.planning.limits import (
     usable_bytes,
 )
 from ctxsweep.planning.needs import Needs, Quality
+from ctxsweep.records import Series
 
 LADDERS: dict[Quality, tuple[tuple[str, str], ...]] = {
     "high": (("bfloat16", "auto"), ("int8", "auto")),
@@ -57,7 +58,7 @@ def assess(candidate: Candidate, needs: Needs, grounds: Grounds) -> Assessment:
     """The first precision of the ladder that meets the needs; the last one's failures if none."""
     last = None
     for weights, cache in ladder(candidate, needs, grounds):
-        deployment = deployment_of(needs, weights, cache)
+        deployment = deployment_of(needs, weights, cache, candidate.series)
         last = _at_precision(candidate, deployment, needs, grounds)
         if last.passes:
             return last
@@ -70,7 +71,7 @@ def feasible(candidate: Candidate, needs: Needs, grounds: Grounds) -> Assessment
     if next(static_failures(candidate, needs), None) is not None:
         return None
     for weights, cache in ladder(candidate, needs, grounds):
-        deployment = deployment_of(needs, weights, cache)
+        deployment = deployment_of(needs, weights, cache, candidate.series)
         try:
             held = held_by(candidate, deployment, needs, grounds).total_bytes
         except BadDeployment:
@@ -96,16 +97,21 @@ def ladder(candidate: Candidate, needs: Needs, grounds: Grounds) -> list[tuple[s
     return list(dict.fromkeys(fixed))
 
 
-def deployment_of(needs: Needs, weights: str, cache: str) -> Deployment:
-    """How the needs are met at this precision."""
-    return Deployment.model_validate(
-        {
-            "weight_dtype": weights,
-            "kv_dtype": cache,
-            "batch_size": needs.batch,
-            "tensor_parallel": needs.tp,
-        }
-    )
+def deployment_of(
+    needs: Needs, weights: str, cache: str, series: Series | None = None
+) -> Deployment:
+    """How the needs are met at this precision; pages and chunks are those of a run's series."""
+    fields: dict[str, object] = {
+        "weight_dtype": weights,
+        "kv_dtype": cache,
+        "batch_size": needs.batch,
+        "tensor_parallel": needs.tp,
+    }
+    if series is not None:
+        fields["page_size"] = series.page_size
+        if isinstance(series.prefill_chunk, int):
+            fields["prefill_chunk"] = series.prefill_chunk * needs.batch
+    return Deployment.model_validate(fields)
 
 
 def _at_precision(

@@ -35,7 +35,7 @@ class Grounds:
 
     ``runs`` count for times: they are of the device that is planned for. ``quality_runs`` count for
     losses, wherever they ran; ``here`` are those of this machine, for the rules. ``engines`` names
-    those that accept a candidate at a context.
+    those that accept a candidate at a context. ``notes`` say what was left out, and why.
     """
 
     device: Device
@@ -45,6 +45,7 @@ class Grounds:
     here: tuple[Summary, ...] = ()
     calibration: Calibration | None = None
     engine_count: int = 8
+    notes: tuple[str, ...] = ()
     known: dict[Hashable, Any] = field(default_factory=dict, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float64]
 BOUND_HALF_WIDTH = 0.30
 """What bounds of two candidates may err by against each other, as engines reach different shares of
 them: a convention, taken as 95%."""
+MIXED_HALF_WIDTH = 2.0
+"""The same where some times are measured or fitted: beside those a bound may be off three times."""
 DRAWS = 4000
 SEED = 20
 WEIGHT_DRAWS = 2000
@@ -152,7 +154,9 @@ def _draws(
     shape = (DRAWS, len(passed))
     drawn = np.broadcast_to(scores, (*shape, len(CRITERIA))).copy()
     request = np.array([_figures(one).request_s.value for one in passed])
-    spread = np.array([_log_deviation(_figures(one).request_s) for one in passed])
+    bases = {_figures(one).request_s.basis for one in passed}
+    bound = BOUND_HALF_WIDTH if bases == {"bound"} else MIXED_HALF_WIDTH
+    spread = np.array([_log_deviation(_figures(one).request_s, bound) for one in passed])
     times = request * np.exp(generator.standard_normal(shape) * spread)
     drawn[..., CRITERIA.index("speed")] = times.min(axis=1, keepdims=True) / times
     error = np.array([_proxy_deviation(found) for found in quality])
@@ -199,10 +203,10 @@ def _figures(one: Assessment) -> Figures:
     return one.figures
 
 
-def _log_deviation(figure: Figure) -> float:
-    """Standard deviation of the logarithm of a time."""
+def _log_deviation(figure: Figure, bound: float) -> float:
+    """Standard deviation of the logarithm of a time; ``bound``: half-width of one that is one."""
     if figure.basis == "bound" or figure.low is None or figure.high is None or figure.low <= 0:
-        return float(np.log1p(BOUND_HALF_WIDTH)) / Z95
+        return float(np.log1p(bound)) / Z95
     return float(np.log(figure.high / figure.low)) / (2 * Z95)
 
 

@@ -15,7 +15,7 @@ from ctxsweep.planning.needs import CRITERIA
 from ctxsweep.report import advise_words as words
 from ctxsweep.report.printer import Printer
 
-MOST_ROWS = 8
+MOST_ROWS = 10
 MOST_EXCLUDED = 4
 MOST_EVIDENCE = 2
 HANGING = 2
@@ -169,9 +169,11 @@ def _print_rules(say: _Say, decision: Decision, verbose: bool) -> None:
     say.head("Rules, and what speaks for and against them")
     for rule in decision.rules:
         say.items([words.rule_line(rule)], style="" if rule.applies else "dim")
-        count = len(rule.evidence) if verbose else MOST_EVIDENCE if rule.applies else 0
         ordered = sorted(rule.evidence, key=lambda e: not e.text.startswith("measured"))
-        say.items((words.evidence_line(e) for e in ordered[:count]), indent=6)
+        shown = ordered if verbose else ordered[:MOST_EVIDENCE]
+        if not (rule.applies or verbose):
+            shown = [one for one in shown[:1] if one.text.startswith("measured")]
+        say.items(map(words.evidence_line, shown), indent=6, style="" if rule.applies else "dim")
 
 
 def _print_sensitivity(say: _Say, decision: Decision, verbose: bool) -> None:
