@@ -20,7 +20,7 @@ from ctxsweep.planning.evidence import Grounds
 from ctxsweep.planning.limits import usable_bytes
 from ctxsweep.planning.measured_pairs import beside, stretched
 from ctxsweep.planning.needs import Needs
-from ctxsweep.planning.quality_proxy import REPEAT_AFTER_ME, RULER
+from ctxsweep.planning.quality_proxy import HYBRIDS, REPEAT_AFTER_ME, RULER
 
 LONG_TOKENS = 100 * 1024
 LITTLE_MEMORY = 0.5
@@ -159,8 +159,9 @@ def _hybrid(scene: Scene) -> RuleFinding:
     evidence = [
         Evidence(
             says="for",
-            text="attention in a few layers copies what a state forgets, for a part of the cache",
-            source=REPEAT_AFTER_ME,
+            text="of models trained alike, Mamba-2 lagged where copying counts, and with attention in "
+            "a few layers did not",
+            source=HYBRIDS,
         )
     ]
     found = list(_held_beside(scene, (HYBRID,)))
