@@ -58,7 +58,9 @@ def read_rope(raw: Json, head_dim: int, default_theta: float) -> tuple[dict[str,
     if kind != "linear":
         given["original_max_position_embeddings"] = trained
     fields["rope"] = _scaling(kind, given)
-    return fields, trained
+    # Llama 3.1 went on training with its scaling: the file's length is that of the training.
+    longer = kind == "llama3" and positions and trained and trained < positions < MAX_POSITIONS
+    return fields, positions if longer else trained
 
 
 def trained_tokens(raw: Json) -> int | None:
@@ -101,17 +103,23 @@ def write_rope(scaling: RopeScaling | None, plain: Plain, trained: int | None) -
     """Fields of a ``config.json`` that turn positions so, with ``rope_theta`` for older readers.
 
     ``scaling`` is resolved (a factor that is a number, the trained length). The file allows
-    contexts without end; only dynamic NTK reads the trained length from there.
+    contexts without end; only dynamic NTK reads the trained length from there, and llama3 keeps the
+    length that was trained with it.
     """
     words = {"rope_type": "default", "rope_theta": plain.theta, **_partial(plain)}
+    positions: int | None = MAX_POSITIONS
     if scaling is not None:
         words |= transformers_words(scaling, plain)
-        trained = scaling.original_max_position_embeddings or trained
-    dynamic = scaling is not None and scaling.rope_type == "dynamic"
+        original = scaling.original_max_position_embeddings
+        if scaling.rope_type == "llama3" and trained and original and trained > original:
+            positions = trained
+        trained = original or trained
+        if scaling.rope_type == "dynamic":
+            positions = trained
     return {
         "rope_theta": words["rope_theta"],
         "rope_parameters": words,
-        "max_position_embeddings": trained if dynamic else MAX_POSITIONS,
+        "max_position_embeddings": positions,
         # Phi-3's word, which transformers takes for others too, before that within.
         **({"original_max_position_embeddings": trained} if trained else {}),
     }

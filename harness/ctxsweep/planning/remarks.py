@@ -27,9 +27,9 @@ def trained_reach(config: ModelConfig) -> int | None:
     rope = config.attention.rope if config.attention else None
     if rope is None or not isinstance(rope.factor, float | int):
         return trained
-    if rope.rope_type == "llama3":  # its factor is no ratio of lengths: 8 took 8K to 128K
-        return None
     original = rope.original_max_position_embeddings or trained
+    if rope.rope_type == "llama3":  # its factor is no ratio of lengths: 8 took 8K to 128K
+        return trained if trained and original and trained > original else None
     if original is None:
         return None
     return max(trained or 0, round(original * rope.factor))
