@@ -85,7 +85,10 @@ def engines(candidate: Candidate, context_tokens: int) -> tuple[str, ...]:
     Beyond the reach of its rotary positions: that accept it stretched by YaRN.
     """
     model = candidate.series.model if candidate.series is not None else candidate.name
-    fields = {"name": "asked", "model": model, "dtype": "bfloat16"}
+    fields: dict[str, object] = {"name": "asked", "model": model, "dtype": "bfloat16"}
+    if candidate.series is not None:
+        laid_over = candidate.series.model_dump(include={"window", "sinks", "rope"})
+        fields |= {key: value for key, value in laid_over.items() if value is not None}
     fields |= _stretched(candidate, context_tokens)
     return tuple(
         name

@@ -237,7 +237,9 @@ def _basis(found: _Found) -> str:
         row.assessment.figures.request_s.basis for row in _rows(found) if row.assessment.figures
     }
     mixed = "; not all candidates' times rest on the same" if len(others) > 1 else ""
-    return f"{words.get(basis, basis)} ({figures.decode_s.source}){mixed}; quality is a proxy"
+    known = any(part.reason.startswith("measured") for part in taken.quality)
+    quality = "quality is a proxy, in part measured" if known else "quality is a proxy"
+    return f"{words.get(basis, basis)} ({figures.decode_s.source}){mixed}; {quality}"
 
 
 def _rows(found: _Found) -> tuple[Scored, ...]:

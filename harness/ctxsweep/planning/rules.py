@@ -159,8 +159,8 @@ def _hybrid(scene: Scene) -> RuleFinding:
     evidence = [
         Evidence(
             says="for",
-            text="of models trained alike, Mamba-2 lagged where copying counts, and with attention in "
-            "a few layers did not",
+            text="of models trained alike, Mamba-2 lagged where copying counts, and with "
+            "attention in a few layers did not",
             source=HYBRIDS,
         )
     ]
