@@ -52,8 +52,8 @@ def config_from(raw: Json, name: str) -> ModelConfig:
 
 def _not_built(family: object) -> str:
     why = REFUSED.get(family) if isinstance(family, str) else None
-    said = f": {why}" if why else ""
-    return f"model_type = {family!r} is not built{said}; one of: {', '.join(FAMILIES)}"
+    said = f": {why}" if why else f"; one of: {', '.join(FAMILIES)}"
+    return f"model_type = {family!r} is not built{said}"
 
 
 def _problem(error: ErrorDetails, raw: Json) -> str:
