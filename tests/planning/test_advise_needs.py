@@ -32,6 +32,8 @@ def test_amounts_are_read_as_people_write_them() -> None:
             "training": "finetune",
             "training-tokens": "10m",
             "models": "a, b",
+            "weight-dtype": "bf16",
+            "kv-dtype": "fp8",
             "weights": "quality=0.5,speed=0.3",
         }
     )
@@ -39,6 +41,7 @@ def test_amounts_are_read_as_people_write_them() -> None:
     assert (needs.prefill, needs.decode) == (5.0, 0.05)
     assert needs.parameters == (1e9, 8e9) and needs.training_tokens == 1e7
     assert needs.models == ("a", "b")
+    assert (needs.weight_dtype, needs.kv_dtype) == ("bfloat16", "fp8_e4m3")
     assert make_needs({"parameters": "7b"}).parameters == (7e9 / 1.5, 7e9 * 1.5)
     assert make_needs({"parameters": "-8b"}).parameters == (0.0, 8e9)
 

@@ -41,6 +41,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-zµ]*)", re.IGNOREC
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SIZE = r"(\d+(?:\.\d+)?)\s*([kmbt])"
 _NEAR = 1.5
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 class BadNeeds(ValueError):
@@ -104,6 +105,17 @@ def _weights(value: Any) -> Any:
         raise ValueError(f"'{value[:60]}' is not quality=0.5,speed=0.3") from None
 
 
+def _full_dtype(value: Any) -> Any:
+    """``bf16`` as ``bfloat16``."""
+    return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
+def _full_kv_dtype(value: Any) -> Any:
+    """The same; ``fp8`` of a cache is ``fp8_e4m3``."""
+    full = _full_dtype(value)
+    return "fp8_e4m3" if full == "fp8" else full
+
+
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=1e9, allow_inf_nan=False)]
 Parameters = Annotated[tuple[float, float], BeforeValidator(_parameters)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
@@ -130,8 +142,10 @@ class Needs(Frozen):
     training: Training = "none"
     training_budget: float | None = Field(None, gt=0, le=1e40, allow_inf_nan=False)
     training_tokens: Count | None = None
-    weight_dtype: WeightDType | None = Field(None, description="Default: the widest that fits.")
-    kv_dtype: KVDType | None = None
+    weight_dtype: Annotated[WeightDType | None, BeforeValidator(_full_dtype)] = Field(
+        None, description="Default: the widest that fits."
+    )
+    kv_dtype: Annotated[KVDType | None, BeforeValidator(_full_kv_dtype)] = None
     parameters: Parameters | None = None
     models: Names | None = None
     examples: int | None = Field(None, ge=0, le=1 << 40, description="Labelled examples there are.")
