@@ -131,4 +131,6 @@ def test_no_remarks_where_there_is_nothing_to_say():
 def test_stretched_models_reach_further():
     assert trained_reach(load_config("qwen2.5-7b-yarn")) == 131072
     assert trained_reach(load_config("llama-3-8b")) == 8192
-    assert trained_reach(load_config("llama-3.1-8b")) is None  # its factor is no ratio of lengths
+    stretched = load_config("llama-3.1-8b")  # its factor is no ratio of lengths: 8 for 16 times
+    assert trained_reach(stretched) == 131072
+    assert trained_reach(stretched.model_copy(update={"trained_context": 8192})) is None
