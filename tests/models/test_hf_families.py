@@ -78,6 +78,7 @@ ORACLES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("Bloom", BLOOM),
     "bloom-6-heads": ("Bloom", {**BLOOM, "hidden_size": 96, "n_head": 6}),
     "jamba": ("Jamba", JAMBA),
+    "jamba-experts": ("Jamba", {**JAMBA, "num_experts": 5, "num_experts_per_tok": 3}),
     "jamba-tied": ("Jamba", {**JAMBA, "tie_word_embeddings": True, "attn_layer_offset": 2}),
 }
 

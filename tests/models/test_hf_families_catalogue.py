@@ -20,7 +20,6 @@ NATIVE_ONLY = ("retnet", "rwkv6", "rwkv7")
 OWN_SHAPES = {
     "tiny-alibi": "attention.position = rope, not alibi",
     "tiny-gpt": "attention.head_dim = 64, not 32",
-    "jamba-v0.1": "ffn.experts = 0, not 16",
     "zamba2-2.7b-like": "attention_shared = False, not True",
 }
 """Those whose parts it has, though not together."""
@@ -77,6 +76,7 @@ OTHERWISE: list[tuple[str, dict[str, Any], str]] = [
     ("tiny-gqa", {"ffn": {"kind": "geglu"}}, "ffn.kind = swiglu, not geglu"),
     ("tiny-gqa", {"attention": {"position": "none"}}, "attention.position = rope, not none"),
     ("tiny-moe", {"ffn": {"experts_every": 2}}, "experts in layers"),
+    ("tiny-moe", {"ffn": {"router": "all"}}, "ffn.router = chosen, not all"),
     ("tiny-hybrid", {"ffn": {"layers": "attention"}}, "ffn in layers"),
     ("tiny-hybrid", {"attention": {"window": 64}}, "attention.window = None, not 64"),
     ("tiny-mamba1", {"mamba": {"inner_norms": True}}, "mamba.inner_norms = False, not True"),

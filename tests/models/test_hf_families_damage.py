@@ -121,7 +121,7 @@ def valid(family: str) -> dict[str, Any]:
         ("mpt", {"no_bias": False}, "no_bias = False is not built; valid: True"),
         ("mpt", {"expansion_ratio": 3}, "expansion_ratio = 3 is not built; valid: 4"),
         ("bloom", {"apply_residual_connection_post_layernorm": True}, "valid: False"),
-        ("jamba", {"num_experts": 16}, "num_experts = 16 is not built.*valid: 1"),
+        ("jamba", {"num_experts": 3, "expert_layer_offset": 0}, "offset = 0 .*valid: 1"),
         (
             "jamba",
             {"attn_layer_offset": 2},

@@ -71,15 +71,17 @@ class Plain(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Top-k of E experts for each token, weighted by a softmax over the chosen ones.
+    """Top-k of E experts for each token, weighted by a softmax over the chosen ones, or over all.
 
-    Routing as in Mixtral (arXiv 2401.04088). Tokens are grouped by expert, so an expert's weights
-    are read once a call, and those of an expert that no token chose are not read at all.
+    Routing as in Mixtral (arXiv 2401.04088), or Jamba (arXiv 2403.19887). Tokens are grouped by
+    expert, so an expert's weights are read once a call, and those of one that no token chose are
+    not read at all.
     """
 
     def __init__(self, hidden_size: int, ffn: FeedForward) -> None:
         super().__init__()
         self.experts_per_token = ffn.experts_per_token
+        self.over_all = ffn.router == "all"
         self.activation = ACTIVATIONS[ffn.kind]
         inner = 2 * ffn.size if ffn.gated else ffn.size
         self.router = nn.Linear(hidden_size, ffn.experts, bias=False)
@@ -95,9 +97,12 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
-        chosen_logits, chosen = self.router(tokens).topk(self.experts_per_token, dim=-1)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weights = chosen_logits.softmax(dim=-1, dtype=wide).to(x.dtype)
+        logits, wide = self.router(tokens), torch.promote_types(x.dtype, torch.float32)
+        chosen_logits, chosen = logits.topk(self.experts_per_token, dim=-1)
+        if self.over_all:
+            weights = logits.softmax(dim=-1, dtype=wide).gather(-1, chosen).to(x.dtype)
+        else:
+            weights = chosen_logits.softmax(dim=-1, dtype=wide).to(x.dtype)
         order = chosen.flatten().argsort(stable=True)
         owner = order // self.experts_per_token
         grouped, weights = tokens[owner], weights.flatten()[order].unsqueeze(1)

@@ -107,6 +107,9 @@ def read_granite_hybrid(raw: Json) -> Fields:
 _JAMBA: Json = {
     "num_key_value_heads": 8,
     "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
     "attn_layer_period": 8,
     "attn_layer_offset": 4,
     "max_position_embeddings": 262144,
@@ -114,16 +117,11 @@ _JAMBA: Json = {
 
 
 def read_jamba(raw: Json) -> Fields:
-    """Jamba without experts: Mamba-1 with norms of step, B and C; attention without positions."""
+    """Jamba: Mamba-1 with norms of step, B and C; attention without positions; some experts."""
     raw = {**_JAMBA, **raw}
     only(raw, "hidden_act", "silu")
     only(raw, "mamba_conv_bias", True)
     only(raw, "mamba_proj_bias", False)
-    if raw["num_experts"] != 1:
-        raise ValueError(
-            f"num_experts = {raw['num_experts']} is not built for jamba, which weighs experts by "
-            "a softmax over all of them, not over the chosen; valid: 1"
-        )
     heads, hidden = count(raw, "num_attention_heads"), count(raw, "hidden_size")
     every, first = count(raw, "attn_layer_period"), raw["attn_layer_offset"]
     return {
@@ -138,7 +136,7 @@ def read_jamba(raw: Json) -> Fields:
             "head_dim": raw.get("head_dim") or head_dim_of(raw, hidden, heads),
             "position": "none",
         },
-        "ffn": {"kind": "swiglu", "size": raw["intermediate_size"]},
+        "ffn": {"kind": "swiglu", "size": raw["intermediate_size"], **_jamba_experts(raw)},
         "mamba": {
             "state_size": raw.get("mamba_d_state", 16),
             "expand": raw.get("mamba_expand", 2),
@@ -146,6 +144,20 @@ def read_jamba(raw: Json) -> Fields:
             "dt_rank": _rank(raw, "mamba_dt_rank", hidden),
             "inner_norms": True,
         },
+    }
+
+
+def _jamba_experts(raw: Json) -> Fields:
+    """Experts in the k-th, 2k-th, ... layers; one expert is a dense block."""
+    if raw["num_experts"] == 1:
+        return {}
+    every = count(raw, "expert_layer_period")
+    only(raw, "expert_layer_offset", every - 1)
+    return {
+        "experts": count(raw, "num_experts"),
+        "experts_per_token": raw["num_experts_per_tok"],
+        "experts_every": every,
+        "router": "all",
     }
 
 

@@ -53,6 +53,7 @@ def _feed_forward(config: ModelConfig, section: FeedForward | None) -> Settings:
         **{f"ffn.{key}": section and getattr(section, key) for key in ("kind", "size", "bias")},
         "ffn.experts": section.experts if section else None,
         "ffn.experts_per_token": chosen,
+        "ffn.router": section.router if section else None,
         "ffn in layers": [i for i in layers if config.has_ffn(i)],
         "experts in layers": [i for i in layers if section and section.has_experts(i)],
     }

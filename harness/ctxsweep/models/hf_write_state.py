@@ -97,17 +97,18 @@ def write_granite_hybrid(config: ModelConfig) -> Fields:
 
 
 def write_jamba(config: ModelConfig) -> Fields:
-    """Jamba with one expert, which is a dense block."""
+    """Jamba; one expert is a dense block."""
+    ffn = parts(config)[1]
     mamba, every = _mamba(config), config.attention_every
     assert every is not None
     return {
         **_hybrid(config),
         "attn_layer_period": every,
         "attn_layer_offset": config.layer_mixers().index("attention"),
-        "num_experts": 1,
-        "num_experts_per_tok": 1,
-        "expert_layer_period": 1,
-        "expert_layer_offset": 0,
+        "num_experts": ffn.experts or 1,
+        "num_experts_per_tok": ffn.experts_per_token if ffn.experts else 1,
+        "expert_layer_period": ffn.experts_every,
+        "expert_layer_offset": ffn.experts_every - 1,
         "max_position_embeddings": config.trained_context or MAX_POSITIONS,
         "mamba_d_state": mamba.state_size,
         "mamba_d_conv": mamba.conv_kernel,

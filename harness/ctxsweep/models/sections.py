@@ -108,6 +108,9 @@ class FeedForward(Frozen):
     experts_every: Size = Field(
         1, description="Every k-th layer has experts, the others one block of the same size."
     )
+    router: Literal["chosen", "all"] = Field(
+        "chosen", description="Experts' weights: a softmax of the chosen (Mixtral), or of all."
+    )
     layers: Literal["all", "attention"] = Field(
         "all", description="attention: in a hybrid only its attention layers have the block."
     )
@@ -131,8 +134,12 @@ class FeedForward(Frozen):
             )
         if self.experts and self.bias:
             raise ValueError("bias is not known for experts; remove it, or set experts: 0")
-        if self.experts_every > 1 and not self.experts:
-            raise ValueError("experts_every needs experts; remove it, or set experts")
+        for key, is_set in (
+            ("experts_every", self.experts_every > 1),
+            ("router", self.router != "chosen"),
+        ):
+            if is_set and not self.experts:
+                raise ValueError(f"{key} needs experts; remove it, or set experts")
         return self
 
 

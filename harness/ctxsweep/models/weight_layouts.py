@@ -201,6 +201,11 @@ _JAMBA: Layout = {
         _JAMBA_FFN + "gate_proj.weight", _JAMBA_FFN + "up_proj.weight"
     ),
     "layers.{i}.ffn.down.weight": stored(_JAMBA_FFN + "down_proj.weight"),
+    "layers.{i}.ffn.router.weight": stored(_JAMBA_FFN + "router.weight"),
+    "layers.{i}.ffn.up": stored(
+        _JAMBA_FFN + "experts.{e}.gate_proj.weight", _JAMBA_FFN + "experts.{e}.up_proj.weight"
+    ),
+    "layers.{i}.ffn.down": stored(_JAMBA_FFN + "experts.{e}.down_proj.weight"),
     **{
         "layers.{i}.mixer." + name: stored(_LLAMA_LAYER + "mamba." + name)
         for name in (*_MAMBA_BOTH, *_MAMBA_MIXERS["mamba"])

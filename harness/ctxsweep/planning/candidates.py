@@ -20,10 +20,6 @@ CLASSES = (0.0, 1e9, 4e9, 10e9, 40e9, 100e9, math.inf)
 """Bounds of the size classes, in effective parameters: candidates of one class are alike enough
 in what they may know that their architectures can be compared."""
 
-LLAMA3_REACH = 16
-"""Llama 3.1 was trained on to 16 times the length that its rule names (131072 tokens, arXiv
-2407.21783), twice what its factor of 8 says."""
-
 Family = str
 FULL, WINDOW, HYBRID = "attention", "window", "hybrid"
 STATE = ("mamba1", "mamba2", "rwkv6", "rwkv7", "retention")
@@ -99,9 +95,6 @@ class Candidate:
         rope = config.attention.rope if config.attention else None
         if rope is None or (self.series is not None and self.series.rope is not None):
             return config.trained_context
-        original = rope.original_max_position_embeddings or config.trained_context
-        if rope.rope_type == "llama3" and original is not None:
-            return original * LLAMA3_REACH
         return trained_reach(config)
 
     @property

@@ -103,6 +103,7 @@ def _unwritten(config: ModelConfig) -> str | None:
         "hybrid of Mamba-1": kinds == {"mamba1", "attention"},
         "attention without rotary positions": not rotary,
         f"{ffn and ffn.kind} block": ffn is not None and ffn.kind != "swiglu",
+        "router over all experts": ffn is not None and ffn.router != "chosen",
         "experts in some layers only": ffn is not None and ffn.experts_every > 1,
         "feed-forward blocks in some layers only": ffn is not None and ffn.layers != "all",
         "parallel blocks": config.residual != "sequential",
