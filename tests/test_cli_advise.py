@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from ctxsweep.cli import advise
-from ctxsweep.planning.decision import from_record
+from ctxsweep.planning.advice.decision import from_record
 
 BASELINE = str(Path(__file__).parents[1] / "results/baselines/2-core-amd-epyc/long_ctx")
 SMALL = ("--models", "mamba-2.8b,llama-3.1-8b,falcon-7b", "--device", "H100")

@@ -14,8 +14,8 @@ from ctxsweep.analysis.predicted import Predictions
 from ctxsweep.cli.calibrate import register
 from ctxsweep.cli.predicted import predictions_of, results_of
 from ctxsweep.cli.sweep import write_report
-from ctxsweep.planning.calibration import Calibration
-from ctxsweep.planning.calibration_file import load
+from ctxsweep.planning.calibration.calibration import Calibration
+from ctxsweep.planning.calibration.file import load
 from ctxsweep.store import RunFolder
 
 BASELINES = Path(__file__).parents[1] / "results" / "baselines"

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from ctxsweep.cli import advise_grounds
-from ctxsweep.planning.advise import Made, advise
-from ctxsweep.planning.candidates import HYBRID, STATE, Candidate, catalogue, of_model
-from ctxsweep.planning.decision import Decision
+from ctxsweep.planning.advice.advise import Made, advise
+from ctxsweep.planning.advice.candidates import HYBRID, STATE, Candidate, catalogue, of_model
+from ctxsweep.planning.advice.decision import Decision
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.needs import make_needs
 from ctxsweep.planning.devices import device
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.needs import make_needs
 from ctxsweep.report.advise_terminal import print_decision
 
 DOCS = Path(__file__).parents[2] / "docs" / "planning.md"

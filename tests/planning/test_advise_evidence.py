@@ -10,14 +10,14 @@ import pytest
 
 from ctxsweep.analysis.predicted import Errors
 from ctxsweep.analysis.summary import Summary
-from ctxsweep.planning.advise import Made, advise
-from ctxsweep.planning.calibration import Calibration, CodePath, Group, Measured, Speeds
-from ctxsweep.planning.candidates import of_model, of_series
+from ctxsweep.planning.advice.advise import Made, advise
+from ctxsweep.planning.advice.candidates import of_model, of_series
+from ctxsweep.planning.advice.evidence import Grounds, is_of, times
+from ctxsweep.planning.advice.needs import make_needs
+from ctxsweep.planning.advice.quality_proxy import parts
+from ctxsweep.planning.calibration.calibration import Calibration, CodePath, Group, Measured, Speeds
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import Device, this_machine
-from ctxsweep.planning.evidence import Grounds, is_of, times
-from ctxsweep.planning.needs import make_needs
-from ctxsweep.planning.quality_proxy import parts
 
 BASELINES = Path(__file__).parents[2] / "results/baselines/2-core-amd-epyc"
 LONG = 131072

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ctxsweep.cli import advise_grounds
-from ctxsweep.planning import weighing
-from ctxsweep.planning.advise import Made, advise
-from ctxsweep.planning.candidates import Candidate, catalogue, of_model
-from ctxsweep.planning.decision import Decision
+from ctxsweep.planning.advice import weighing
+from ctxsweep.planning.advice.advise import Made, advise
+from ctxsweep.planning.advice.candidates import Candidate, catalogue, of_model
+from ctxsweep.planning.advice.decision import Decision
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.needs import CRITERIA, make_needs
 from ctxsweep.planning.devices import device
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.needs import CRITERIA, make_needs
 
 MADE = Made("2026-01-01T00:00:00Z", "0.1.0", "abc", "ctxsweep advise")
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxsweep.planning.advise import Made, advise
-from ctxsweep.planning.candidates import of_model
+from ctxsweep.planning.advice.advise import Made, advise
+from ctxsweep.planning.advice.candidates import of_model
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.needs import CRITERIA, BadNeeds, make_needs, read_needs
+from ctxsweep.planning.advice.tasks import TASKS
 from ctxsweep.planning.devices import device
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.needs import CRITERIA, BadNeeds, make_needs, read_needs
-from ctxsweep.planning.tasks import TASKS
 from ctxsweep.report.advise_markdown import record_text
 
 MODELS = ("llama-3.1-8b", "gpt2", "falcon-7b", "mistral-7b", "mamba-2.8b", "jamba-v0.1")

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ctxsweep.planning.advise import Made, advise
-from ctxsweep.planning.candidates import of_model
-from ctxsweep.planning.decision import BadRecord, Decision, from_record
-from ctxsweep.planning.decision_diff import differences
+from ctxsweep.planning.advice.advise import Made, advise
+from ctxsweep.planning.advice.candidates import of_model
+from ctxsweep.planning.advice.decision import BadRecord, Decision, from_record
+from ctxsweep.planning.advice.decision_diff import differences
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.needs import make_needs
 from ctxsweep.planning.devices import device
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.needs import make_needs
 from ctxsweep.report.advise_markdown import record_text
 
 MODELS = ("llama-2-7b", "llama-3.1-8b", "falcon-7b", "rwkv7-7.2b", "gpt2")

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 
 from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
 from ctxsweep.models.catalog import load_config
-from ctxsweep.planning.calibrate_fit import (
-    alternating,
-    by_path,
-    calibrate,
-    fit_group,
-    robust_nnls,
-    shorter_half,
-)
-from ctxsweep.planning.calibration import (
+from ctxsweep.planning.calibration.calibration import (
     BadCalibration,
     Calibration,
     ProcessMemory,
@@ -30,9 +22,17 @@ from ctxsweep.planning.calibration import (
     demand_of,
     held_bytes,
 )
+from ctxsweep.planning.calibration.fit import (
+    alternating,
+    by_path,
+    calibrate,
+    fit_group,
+    robust_nnls,
+    shorter_half,
+)
+from ctxsweep.planning.calibration.observed import Observed, Run, observe
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import this_machine
-from ctxsweep.planning.observed import Observed, Run, observe
 from ctxsweep.planning.roofline import decode_bound, prefill_bound
 from ctxsweep.records import Ceilings
 from ctxsweep.store import RunFolder

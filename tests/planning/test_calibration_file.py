@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxsweep.analysis.predicted import Errors
-from ctxsweep.planning.calibration import (
+from ctxsweep.planning.calibration.calibration import (
     BadCalibration,
     Calibration,
     CodePath,
@@ -18,7 +18,7 @@ from ctxsweep.planning.calibration import (
     ProcessMemory,
     Speeds,
 )
-from ctxsweep.planning.calibration_file import check, find, load, own_file, save
+from ctxsweep.planning.calibration.file import check, find, load, own_file, save
 from ctxsweep.records import Ceilings
 
 CEILINGS = Ceilings(

@@ -10,11 +10,11 @@ from ctxsweep.models import catalog
 from ctxsweep.models.accounting import Storage, cache_bytes, cost
 from ctxsweep.models.accounting_parameters import parameters
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.planning.inspect_encoder import inspect_encoder
-from ctxsweep.planning.inspected import Inspection
-from ctxsweep.planning.inspection import inspect_model
-from ctxsweep.planning.rule_of_thumb import rule_of_thumb
-from ctxsweep.planning.scaling_up import scaled_up
+from ctxsweep.planning.inspection.decoder import inspect_model
+from ctxsweep.planning.inspection.encoder import inspect_encoder
+from ctxsweep.planning.inspection.inspected import Inspection
+from ctxsweep.planning.inspection.rule_of_thumb import rule_of_thumb
+from ctxsweep.planning.inspection.scaling_up import scaled_up
 
 KIB, MIB = 1 << 10, 1 << 20
 NAMES = catalog.names()

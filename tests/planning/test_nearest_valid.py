@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from ctxsweep.models import catalog
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_write import hf_config
-from ctxsweep.planning.mending import CannotMend, Change, read
-from ctxsweep.planning.nearest_valid import nearest_valid
-from ctxsweep.planning.nearest_valid_hf import nearest_valid_hf
+from ctxsweep.planning.mending.edits import CannotMend, Change, read
+from ctxsweep.planning.mending.nearest_valid import nearest_valid
+from ctxsweep.planning.mending.nearest_valid_hf import nearest_valid_hf
 
 GONE = object()
 NAMES = ["llama-3.1-8b", "tiny-hybrid", "tiny-moe", "tiny-retnet", "tiny-rwkv7", "tiny-mamba2"]

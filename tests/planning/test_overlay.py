@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ctxsweep.analysis.predicted import PREDICTED, Predictions, errors, shares
-from ctxsweep.planning.calibrate_fit import calibrate
-from ctxsweep.planning.observed import Run, config_of, deployment_of, highest, observe
-from ctxsweep.planning.overlay import overlay
+from ctxsweep.planning.calibration.fit import calibrate
+from ctxsweep.planning.calibration.observed import Run, config_of, deployment_of, highest, observe
+from ctxsweep.planning.calibration.overlay import overlay
 from ctxsweep.records import Ceilings, Record, Series
 from ctxsweep.store import RunFolder
 

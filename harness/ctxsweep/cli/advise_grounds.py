@@ -16,12 +16,12 @@ from ctxsweep.cli.errors import BadInput
 from ctxsweep.cli.planned import device_of
 from ctxsweep.machine import machine_slug
 from ctxsweep.measure.environment import detect_device, physical_cores, read_environment
-from ctxsweep.planning import calibration_file
-from ctxsweep.planning.calibration import BadCalibration, Calibration
-from ctxsweep.planning.candidates import Candidate
+from ctxsweep.planning.advice.candidates import Candidate
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.needs import THIS_MACHINE, Needs
+from ctxsweep.planning.calibration import file as calibration_file
+from ctxsweep.planning.calibration.calibration import BadCalibration, Calibration
 from ctxsweep.planning.devices import Device, this_machine
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.needs import THIS_MACHINE, Needs
 from ctxsweep.records import Series
 from ctxsweep.store import RunFolder, StoreError
 

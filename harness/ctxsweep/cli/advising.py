@@ -15,18 +15,18 @@ from ctxsweep import __version__
 from ctxsweep.cli.advise_grounds import Found, find_grounds
 from ctxsweep.cli.errors import BadInput
 from ctxsweep.measure.environment import read_commit
-from ctxsweep.planning.advise import Made, advise
-from ctxsweep.planning.candidates import (
+from ctxsweep.planning.advice.advise import Made, advise
+from ctxsweep.planning.advice.candidates import (
     Candidate,
     UnknownCandidate,
     catalogue,
     named,
     of_series,
 )
-from ctxsweep.planning.decision import BadRecord, Decision, from_record
-from ctxsweep.planning.decision_diff import differences
+from ctxsweep.planning.advice.decision import BadRecord, Decision, from_record
+from ctxsweep.planning.advice.decision_diff import differences
+from ctxsweep.planning.advice.needs import BadNeeds, Needs, make_needs, read_needs
 from ctxsweep.planning.devices import Device
-from ctxsweep.planning.needs import BadNeeds, Needs, make_needs, read_needs
 from ctxsweep.report.advise_markdown import record_text
 from ctxsweep.report.advise_terminal import print_changes, print_decision
 from ctxsweep.store import utc_now, write_atomic

@@ -14,7 +14,7 @@ from ctxsweep.cli.options import Results
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctxsweep.planning.calibration import Calibration
+    from ctxsweep.planning.calibration.calibration import Calibration
     from ctxsweep.store import RunFolder
 
 SCENARIO = "long_ctx"
@@ -67,9 +67,9 @@ def calibrate(
 
 def fitted(names: Sequence[str], results: Path, *, hold_out: bool = True) -> Calibration:
     """The calibration of runs by name; of the latest of ``long_ctx`` without any."""
-    from ctxsweep.planning.calibrate_fit import calibrate as fit
-    from ctxsweep.planning.calibration import BadCalibration
-    from ctxsweep.planning.observed import observe
+    from ctxsweep.planning.calibration.calibration import BadCalibration
+    from ctxsweep.planning.calibration.fit import calibrate as fit
+    from ctxsweep.planning.calibration.observed import observe
     from ctxsweep.store import utc_now
 
     folders = run_folders(names, results)
@@ -118,7 +118,7 @@ def _machine(folders: Sequence[RunFolder]) -> tuple[str, str | None]:
 
 def write(calibration: Calibration, out: Path | None, results: Path) -> Path:
     """Write the file where it was asked for, or where others look for it."""
-    from ctxsweep.planning.calibration_file import own_file, save
+    from ctxsweep.planning.calibration.file import own_file, save
 
     path = out or own_file(results, calibration.machine)
     if path.is_dir():

@@ -16,10 +16,10 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.encoder import EncoderConfig
 from ctxsweep.models.hf_config import config_from
 from ctxsweep.models.inline import BadInlineModel, inline_config
-from ctxsweep.planning.encoder_words import encoder_from_words
-from ctxsweep.planning.mending import CannotMend, Change
-from ctxsweep.planning.nearest_valid import nearest_valid
-from ctxsweep.planning.nearest_valid_hf import nearest_valid_hf
+from ctxsweep.planning.inspection.encoder_words import encoder_from_words
+from ctxsweep.planning.mending.edits import CannotMend, Change
+from ctxsweep.planning.mending.nearest_valid import nearest_valid
+from ctxsweep.planning.mending.nearest_valid_hf import nearest_valid_hf
 from ctxsweep.scenario_yaml import ScenarioError, merge, parse_value, read_document
 
 YAML = (".yaml", ".yml")

@@ -18,10 +18,10 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.encoder import EncoderConfig
 from ctxsweep.models.hf_write import NoFamily, hf_config
 from ctxsweep.models.scaling_down import tiny
-from ctxsweep.planning.inspect_encoder import inspect_encoder
-from ctxsweep.planning.inspection import inspect_model
-from ctxsweep.planning.scaling_up import scaled_up
-from ctxsweep.planning.shape_words import shape_line
+from ctxsweep.planning.inspection.decoder import inspect_model
+from ctxsweep.planning.inspection.encoder import inspect_encoder
+from ctxsweep.planning.inspection.scaling_up import scaled_up
+from ctxsweep.planning.inspection.shape_words import shape_line
 from ctxsweep.records import DType
 from ctxsweep.report.inspect_terminal import print_encoder, print_inspection
 from ctxsweep.scenario_messages import nearest

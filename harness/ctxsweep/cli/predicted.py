@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ctxsweep.analysis.predicted import Predictions
 from ctxsweep.machine import machine_slug
-from ctxsweep.planning.calibration import BadCalibration, Calibration
-from ctxsweep.planning.calibration_file import check, find, load
-from ctxsweep.planning.observed import Run, observe
-from ctxsweep.planning.overlay import overlay
+from ctxsweep.planning.calibration.calibration import BadCalibration, Calibration
+from ctxsweep.planning.calibration.file import check, find, load
+from ctxsweep.planning.calibration.observed import Run, observe
+from ctxsweep.planning.calibration.overlay import overlay
 from ctxsweep.store import RunFolder
 
 

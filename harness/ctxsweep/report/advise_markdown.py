@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ctxsweep.planning.decision import Decision, EncoderAnswer, to_block
-from ctxsweep.planning.needs import CRITERIA
+from ctxsweep.planning.advice.decision import Decision, EncoderAnswer, to_block
+from ctxsweep.planning.advice.needs import CRITERIA
 from ctxsweep.report import advise_words as words
 
 

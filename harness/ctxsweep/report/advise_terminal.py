@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctxsweep.planning.decision import Decision, EncoderAnswer, Ranked
-from ctxsweep.planning.decision_diff import DecisionChange, answer
-from ctxsweep.planning.needs import CRITERIA
+from ctxsweep.planning.advice.decision import Decision, EncoderAnswer, Ranked
+from ctxsweep.planning.advice.decision_diff import DecisionChange, answer
+from ctxsweep.planning.advice.needs import CRITERIA
 from ctxsweep.report import advise_words as words
 from ctxsweep.report.printer import Printer
 

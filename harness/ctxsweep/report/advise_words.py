@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ctxsweep.planning.decision import Basis, Decision, Evidence, Figure, Ranked, RuleFinding
-from ctxsweep.planning.needs import CRITERIA, Criterion
+from ctxsweep.planning.advice.decision import Basis, Decision, Evidence, Figure, Ranked, RuleFinding
+from ctxsweep.planning.advice.needs import CRITERIA, Criterion
 from ctxsweep.report.units import BYTES, SECONDS, TOKENS
 
 MARKS: dict[Basis, str] = {"measured": "", "calibrated": "~", "bound": "≥", "formula": ""}

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctxsweep.planning.inspected import (
+from ctxsweep.planning.inspection.inspected import (
     EncoderInspection,
     Inspection,
     Part,

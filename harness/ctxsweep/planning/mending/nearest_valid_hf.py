@@ -9,7 +9,7 @@ from typing import Any
 
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_config import config_from
-from ctxsweep.planning.mending import (
+from ctxsweep.planning.mending.edits import (
     REMOVED,
     Change,
     Edit,

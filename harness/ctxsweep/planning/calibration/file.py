@@ -8,7 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ctxsweep.planning.calibration import CALIBRATION_VERSION, BadCalibration, Calibration
+from ctxsweep.planning.calibration.calibration import (
+    CALIBRATION_VERSION,
+    BadCalibration,
+    Calibration,
+)
 from ctxsweep.records import Ceilings
 from ctxsweep.store import write_atomic
 

@@ -16,9 +16,9 @@ from ctxsweep.analysis.metrics import METRICS
 from ctxsweep.analysis.predicted import PredictedMetric
 from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.analysis.wording import context_label
-from ctxsweep.planning.calibration import BadCalibration, Calibration
-from ctxsweep.planning.candidates import Candidate
-from ctxsweep.planning.decision import Figure
+from ctxsweep.planning.advice.candidates import Candidate
+from ctxsweep.planning.advice.decision import Figure
+from ctxsweep.planning.calibration.calibration import BadCalibration, Calibration
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import Device
 from ctxsweep.planning.roofline import predict

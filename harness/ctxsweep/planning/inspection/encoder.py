@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from ctxsweep.models import encoder
 from ctxsweep.models.accounting import ELEMENT_BYTES
 from ctxsweep.models.encoder import EncoderConfig
-from ctxsweep.planning.inspected import EncoderInspection, InputRow, Part, RuleOfThumb
-from ctxsweep.planning.inspection import published_count
+from ctxsweep.planning.inspection.decoder import published_count
+from ctxsweep.planning.inspection.inspected import EncoderInspection, InputRow, Part, RuleOfThumb
 from ctxsweep.records import DType
 
 NAMES = {

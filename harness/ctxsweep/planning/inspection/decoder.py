@@ -21,7 +21,7 @@ from ctxsweep.models.accounting_parameters import (
     parameters,
 )
 from ctxsweep.models.config import ModelConfig, Published
-from ctxsweep.planning.inspected import (
+from ctxsweep.planning.inspection.inspected import (
     AtLength,
     CacheRow,
     Growth,
@@ -31,9 +31,9 @@ from ctxsweep.planning.inspected import (
     Scaled,
     Token,
 )
-from ctxsweep.planning.rule_of_thumb import rule_of_thumb
-from ctxsweep.planning.scaling_up import scaled_up
-from ctxsweep.planning.shape_words import MIXER_NAMES, shape_line, short_line, tokens
+from ctxsweep.planning.inspection.rule_of_thumb import rule_of_thumb
+from ctxsweep.planning.inspection.scaling_up import scaled_up
+from ctxsweep.planning.inspection.shape_words import MIXER_NAMES, shape_line, short_line, tokens
 from ctxsweep.records import DType, KVDType, RopeScaling
 
 CONTEXTS = (1024, 8192, 32768, 131072)

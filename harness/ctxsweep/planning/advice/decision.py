@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from ctxsweep.frozen import Frozen
-from ctxsweep.planning.needs import Criterion, Needs
+from ctxsweep.planning.advice.needs import Criterion, Needs
 
 DECISION_VERSION = 1
 Basis = Literal["measured", "calibrated", "bound", "formula"]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ctxsweep.models import accounting
-from ctxsweep.planning.candidates import Candidate
-from ctxsweep.planning.decision import Excluded, Figure, Figures
-from ctxsweep.planning.deployment import BadDeployment, Deployment
-from ctxsweep.planning.evidence import Grounds, Times, measured_precisions, times
-from ctxsweep.planning.footprint import Footprint, footprint
-from ctxsweep.planning.limits import (
+from ctxsweep.planning.advice.candidates import Candidate
+from ctxsweep.planning.advice.decision import Excluded, Figure, Figures
+from ctxsweep.planning.advice.evidence import Grounds, Times, measured_precisions, times
+from ctxsweep.planning.advice.limits import (
     CHECKS,
     Failure,
     hopes,
     static_failures,
     usable_bytes,
 )
-from ctxsweep.planning.needs import Needs, Quality
+from ctxsweep.planning.advice.needs import Needs, Quality
+from ctxsweep.planning.deployment import BadDeployment, Deployment
+from ctxsweep.planning.footprint import Footprint, footprint
 from ctxsweep.records import Series
 
 LADDERS: dict[Quality, tuple[tuple[str, str], ...]] = {

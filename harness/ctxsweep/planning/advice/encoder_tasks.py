@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from ctxsweep.analysis.wording import quantity
 from ctxsweep.models.catalog import encoder_names, load_encoder
 from ctxsweep.models.encoder import memory, parameters
-from ctxsweep.planning.decision import EncoderAnswer, Step
-from ctxsweep.planning.needs import Needs
+from ctxsweep.planning.advice.decision import EncoderAnswer, Step
+from ctxsweep.planning.advice.needs import Needs
 
 FEW, ENOUGH = 8, 1000
 ENCODER_TOKENS = 512  # learned positions of BERT (arXiv 1810.04805)

@@ -12,10 +12,10 @@ from ctxsweep.analysis.predicted import (
     PredictedMetric,
     Predictions,
 )
-from ctxsweep.planning.calibration import Calibration
+from ctxsweep.planning.calibration.calibration import Calibration
+from ctxsweep.planning.calibration.observed import Observed, Run
 from ctxsweep.planning.devices import Device, this_machine
 from ctxsweep.planning.footprint import footprint
-from ctxsweep.planning.observed import Observed, Run
 from ctxsweep.planning.roofline import decode_bound, prefill_bound
 
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from statistics import median
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, deployment_of, figures_of
-from ctxsweep.planning.candidates import FULL, HYBRID, STATE, WINDOW, Candidate
-from ctxsweep.planning.decision import Evidence, Figure, RuleFinding
+from ctxsweep.planning.advice.assess import Assessment, deployment_of, figures_of
+from ctxsweep.planning.advice.candidates import FULL, HYBRID, STATE, WINDOW, Candidate
+from ctxsweep.planning.advice.decision import Evidence, Figure, RuleFinding
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.limits import usable_bytes
+from ctxsweep.planning.advice.measured_pairs import beside, stretched
+from ctxsweep.planning.advice.needs import Needs
+from ctxsweep.planning.advice.quality_proxy import HYBRIDS, REPEAT_AFTER_ME, RULER
 from ctxsweep.planning.deployment import BadDeployment
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.limits import usable_bytes
-from ctxsweep.planning.measured_pairs import beside, stretched
-from ctxsweep.planning.needs import Needs
-from ctxsweep.planning.quality_proxy import HYBRIDS, REPEAT_AFTER_ME, RULER
 
 LONG_TOKENS = 100 * 1024
 LITTLE_MEMORY = 0.5

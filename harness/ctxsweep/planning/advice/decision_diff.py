@@ -7,7 +7,7 @@ from typing import Literal
 
 from ctxsweep.analysis.wording import quantity
 from ctxsweep.frozen import Frozen
-from ctxsweep.planning.decision import Decision, Figure, Ranked
+from ctxsweep.planning.advice.decision import Decision, Figure, Ranked
 
 Kind = Literal["answer", "needs", "weights", "device", "figures", "ranking", "rules", "evidence"]
 ENOUGH = 0.02

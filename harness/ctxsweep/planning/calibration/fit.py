@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
-from ctxsweep.planning.calibration import (
+from ctxsweep.planning.calibration.calibration import (
     BadCalibration,
     Calibration,
     CodePath,
@@ -30,8 +30,8 @@ from ctxsweep.planning.calibration import (
     demand_of,
     held_bytes,
 )
+from ctxsweep.planning.calibration.observed import Observed, Run, highest
 from ctxsweep.planning.footprint import weights_bytes
-from ctxsweep.planning.observed import Observed, Run, highest
 from ctxsweep.records import Ceilings
 
 PULL = 0.1  # weight of the pull to the bound, in units of a part's mean share of a cell

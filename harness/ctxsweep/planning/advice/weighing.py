@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ctxsweep.planning.assess import Assessment
-from ctxsweep.planning.decision import Figure, Figures, Flip, Part, Sensitivity
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.needs import CRITERIA, Criterion, Needs
-from ctxsweep.planning.quality_proxy import PROXY_HALF_WIDTH, parts, proxy
+from ctxsweep.planning.advice.assess import Assessment
+from ctxsweep.planning.advice.decision import Figure, Figures, Flip, Part, Sensitivity
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.needs import CRITERIA, Criterion, Needs
+from ctxsweep.planning.advice.quality_proxy import PROXY_HALF_WIDTH, parts, proxy
 
 Array = npt.NDArray[np.float64]
 

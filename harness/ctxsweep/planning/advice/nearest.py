@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, feasible
-from ctxsweep.planning.candidates import Candidate
-from ctxsweep.planning.decision import Suggestion
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.limits import precision_words
-from ctxsweep.planning.needs import Needs
+from ctxsweep.planning.advice.assess import Assessment, feasible
+from ctxsweep.planning.advice.candidates import Candidate
+from ctxsweep.planning.advice.decision import Suggestion
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.limits import precision_words
+from ctxsweep.planning.advice.needs import Needs
 
 MOST = 6
 HALVINGS = 6

@@ -19,8 +19,8 @@ from ctxsweep.models.accounting_parameters import (
     parameters,
 )
 from ctxsweep.models.config import RWKV, ModelConfig
-from ctxsweep.planning.inspected import Part, RuleOfThumb
-from ctxsweep.planning.shape_words import MIXER_NAMES
+from ctxsweep.planning.inspection.inspected import Part, RuleOfThumb
+from ctxsweep.planning.inspection.shape_words import MIXER_NAMES
 
 Steps = dict[str, int]
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ctxsweep.frozen import Frozen
-from ctxsweep.planning.tasks import TASKS
+from ctxsweep.planning.advice.tasks import TASKS
 from ctxsweep.records import KVDType
 from ctxsweep.scenario_messages import nearest
 from ctxsweep.scenario_units import Bytes, ContextTokens

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.planning.mending import (
+from ctxsweep.planning.mending.edits import (
     REMOVED,
     CannotMend,
     Change,
@@ -26,7 +26,7 @@ from ctxsweep.planning.mending import (
     neighbours,
     read,
 )
-from ctxsweep.planning.natural import ALIASES, natural
+from ctxsweep.planning.mending.natural import ALIASES, natural
 from ctxsweep.scenario_messages import describe
 
 __all__ = ["CannotMend", "Change", "nearest_valid"]

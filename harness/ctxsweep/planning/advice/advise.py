@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.assess import Assessment, assess
-from ctxsweep.planning.candidates import CLASSES, Candidate
-from ctxsweep.planning.decision import (
+from ctxsweep.planning.advice.assess import Assessment, assess
+from ctxsweep.planning.advice.candidates import CLASSES, Candidate
+from ctxsweep.planning.advice.decision import (
     Decision,
     DeviceLine,
     EncoderAnswer,
@@ -24,14 +24,14 @@ from ctxsweep.planning.decision import (
     Sensitivity,
     Suggestion,
 )
-from ctxsweep.planning.encoder_tasks import encoder_answer, wants_decoder
-from ctxsweep.planning.evidence import Grounds
-from ctxsweep.planning.limits import figure_words, precision_words
-from ctxsweep.planning.nearest import nearest_feasible
-from ctxsweep.planning.needs import Needs
-from ctxsweep.planning.rules import Scene, rules
-from ctxsweep.planning.tasks import TASKS
-from ctxsweep.planning.weighing import Matrix, Scored, sensitivity, weigh
+from ctxsweep.planning.advice.encoder_tasks import encoder_answer, wants_decoder
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.limits import figure_words, precision_words
+from ctxsweep.planning.advice.nearest import nearest_feasible
+from ctxsweep.planning.advice.needs import Needs
+from ctxsweep.planning.advice.rules import Scene, rules
+from ctxsweep.planning.advice.tasks import TASKS
+from ctxsweep.planning.advice.weighing import Matrix, Scored, sensitivity, weigh
 
 FEWEST_OF_A_SIZE = 2
 FAR = 0.5  # a weight moved by more is another question

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from ctxsweep.analysis.metrics import METRICS
 from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.analysis.wording import context_label, quantity
-from ctxsweep.planning.candidates import Candidate, UnknownCandidate, of_series
-from ctxsweep.planning.decision import Evidence, Figure
-from ctxsweep.planning.evidence import measured_figure
+from ctxsweep.planning.advice.candidates import Candidate, UnknownCandidate, of_series
+from ctxsweep.planning.advice.decision import Evidence, Figure
+from ctxsweep.planning.advice.evidence import measured_figure
 
 WORDS = {"itl_s": "a decode step", "prefill_s": "prefill", "cache_used_bytes": "cache or state"}
 Kind = Callable[[Candidate], bool]

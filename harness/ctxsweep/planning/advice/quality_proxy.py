@@ -16,11 +16,11 @@ import math
 from ctxsweep.analysis.quality_summary import QualitySummary
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.analysis.wording import context_label
-from ctxsweep.planning.candidates import FULL, HYBRID, WINDOW, Candidate
-from ctxsweep.planning.decision import Part
+from ctxsweep.planning.advice.candidates import FULL, HYBRID, WINDOW, Candidate
+from ctxsweep.planning.advice.decision import Part
+from ctxsweep.planning.advice.evidence import is_of
+from ctxsweep.planning.advice.needs import Needs
 from ctxsweep.planning.deployment import Deployment
-from ctxsweep.planning.evidence import is_of
-from ctxsweep.planning.needs import Needs
 
 PROXY_HALF_WIDTH = 0.10
 """What the proxy may err by, in its own units of 0 to 1, taken as 95%: a convention."""

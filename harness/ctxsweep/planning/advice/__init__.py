@@ -1,0 +1,1 @@
+"""Which model to take for given needs, why, and on what evidence."""

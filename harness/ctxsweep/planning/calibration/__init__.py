@@ -1,0 +1,1 @@
+"""A machine's own speeds, fitted to its runs, and predictions beside what was measured."""

@@ -1,0 +1,1 @@
+"""The valid configuration nearest to one that is not."""
