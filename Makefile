@@ -13,7 +13,7 @@ READY_TO_TEST := .venv/.test $(ENGINES)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two stages of the set-up at once would install over each other
-.PHONY: help setup sweep rope report compare nightly kernels test test-gpu bench lint schema clean
+.PHONY: help setup sweep rope report compare nightly kernels test test-gpu bench lint docs schema clean
 
 help: ## show this list
 	@echo 'What a longer context costs, on this architecture and this machine.'
@@ -61,6 +61,9 @@ lint: .venv/.test ## ruff, mypy and the import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(CORE) ## write what commands print into the pages of docs/
+	@$(BIN)/python tools/renew_docs.py
 
 schema: $(CORE) ## write scenarios/schema.json from the code
 	@$(BIN)/ctxsweep schema > scenarios/schema.json.new && mv scenarios/schema.json.new scenarios/schema.json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from ctxsweep.models.scaling_down import tiny
 NAMES = catalog.names()
 FAMILIES = ["llama-3.1-8b", "mistral-7b", "mixtral-8x7b", "qwen2.5-7b", "gpt2", "mamba-130m"]
 FAMILIES += ["mamba2-2.7b", "gemma-2b", "falcon-40b", "phi-3-mini-4k", "bloom-176b", "starcoder"]
-PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
 
 
 def inspect(*arguments: str | Path) -> Result:
@@ -292,16 +290,6 @@ def test_a_fix_goes_to_yaml_or_json_only(tmp_path: Path) -> None:
     assert inspect(*wrong, tmp_path / "out.json").exit_code == 2
     attention = a_config(tmp_path / "out.json").attention
     assert attention is not None and attention.kv_heads == 4
-
-
-def test_the_page_shows_what_the_command_prints() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"<!-- inspect: (.*?) -->\n```\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 2
-    for arguments, shown in blocks:
-        done = inspect(*arguments.split())
-        printed = "\n".join(line.rstrip() for line in done.output.strip().splitlines())
-        assert shown.strip() == printed
 
 
 def test_the_yaml_is_plain() -> None:

@@ -230,22 +230,3 @@ def test_fit_that_fits_nothing_says_so(call):
 def test_mistakes_in_fit(call, arguments, message):
     line = said(call("fit", *arguments))
     assert re.search(message, line), line
-
-
-@pytest.mark.parametrize(
-    ("part", "command"),
-    [
-        ("predict-one", "ctxsweep predict llama-3-8b --kv-dtype fp8"),
-        (
-            "predict-three",
-            "ctxsweep predict llama-3-8b mamba-2.8b zamba2-2.7b-like --device RTX-4090",
-        ),
-    ],
-)
-def test_the_docs_show_what_is_printed_today(call, part, command):
-    docs = Path(__file__).parents[1] / "docs" / "planning.md"
-    text = docs.read_text(encoding="utf-8")
-    assert f"`{command}`" in text
-    written = text.split(f"<!-- {part} -->\n```\n")[1].split(f"\n```\n<!-- /{part} -->")[0]
-    printed = [line.rstrip() for line in call(*command.split()[1:]).stdout.splitlines()]
-    assert written.splitlines() == printed, f"docs/planning.md: paste the output of {command}"

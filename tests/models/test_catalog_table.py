@@ -8,18 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ctxsweep.cli import app
-from ctxsweep.cli.listing import models_markdown
 from ctxsweep.models import catalog
 from ctxsweep.models.catalog_table import OWN, by_family, made_of
 from ctxsweep.scenario import load_scenario
 
 ROOT = Path(__file__).parents[2]
 SWEPT = set(catalog.families()) - {OWN}
-
-
-def test_the_page_of_the_docs_has_the_table_that_the_code_gives() -> None:
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    assert models_markdown() in page, "write cli.listing.models_markdown() into docs/models.md"
 
 
 def test_the_list_fits_a_terminal_and_holds_every_model(monkeypatch: pytest.MonkeyPatch) -> None:

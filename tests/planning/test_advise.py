@@ -1,4 +1,4 @@
-"""Twelve cases that docs/planning.md tells of, each with its reasons; weights, ties, the record."""
+"""Twelve cases that docs/decide.md tells of, each with its reasons; weights, ties, the record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ctxsweep.planning.advice.needs import make_needs
 from ctxsweep.planning.devices import device
 from ctxsweep.report.advise_terminal import print_decision
 
-DOCS = Path(__file__).parents[2] / "docs" / "planning.md"
+DOCS = Path(__file__).parents[2] / "docs" / "decide.md"
 MADE = Made("2026-01-01T00:00:00Z", "0.1.0", "abc", "ctxsweep advise")
 
 

@@ -1,21 +1,15 @@
-"""What fits into a memory: order, limits, and the table of the docs."""
+"""What fits into a memory: order and limits."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from ctxsweep.cli.fitting import ALL, Asked, fits, models
+from ctxsweep.cli.fitting import ALL, models
 from ctxsweep.models.catalog import load_config
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import device
 from ctxsweep.planning.fitting import fit_table
 from ctxsweep.planning.footprint import footprint, longest_context
-from ctxsweep.report.predict_fit import markdown
 
 GB = 10**9
-DOCS = Path(__file__).parents[2] / "docs" / "planning.md"
 
 
 def table(*names: str, memory: int = 24 * GB, context: int = 8192, **deployment):
@@ -71,19 +65,3 @@ def test_a_device_adds_the_least_time_where_it_fits():
 def test_all_published_shapes_are_listed_and_no_twins():
     assert "llama-3-8b" in models() and "rwkv7-2.9b" in models()
     assert not any(name.startswith("tiny-") for name in models())
-
-
-@pytest.mark.parametrize("part", ["fit-24gb", "fit-all"])
-def test_the_docs_hold_what_the_code_gives_today(part):
-    asked = {
-        "fit-24gb": Asked(memory="24GB", context="32k"),
-        "fit-all": Asked(memory="8GB,16GB,24GB,40GB,80GB,8x80GB", context="8k"),
-    }[part]
-    text = DOCS.read_text(encoding="utf-8")
-    command = f"ctxsweep fit --memory {asked.memory} --context {asked.context} --format md"
-    assert command in text
-    begin, end = f"<!-- {part} -->\n", f"<!-- /{part} -->\n"
-    assert begin in text and end in text
-    written = text.split(begin)[1].split(end)[0].strip()
-    now = markdown(fits(asked, Path("results"))).strip()
-    assert written == now, f"docs/planning.md: paste the output of {command}"

@@ -123,7 +123,7 @@ def _made(decision: Decision) -> str:
 
 
 def _conventions() -> Iterator[str]:
-    yield "scores and what they may err by are explained in docs/planning.md, section Decide"
+    yield "scores and what they may err by are explained in docs/decide.md"
     yield "quality is a proxy from size, trained context, recall and precision: no benchmark score"
 
 
