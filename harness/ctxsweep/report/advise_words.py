@@ -9,9 +9,16 @@ from ctxsweep.planning.advice.decision import Basis, Decision, Evidence, Figure,
 from ctxsweep.planning.advice.needs import CRITERIA, Criterion
 from ctxsweep.report.units import BYTES, SECONDS, TOKENS
 
-MARKS: dict[Basis, str] = {"measured": "", "calibrated": "~", "bound": "≥", "formula": ""}
+MARKS: dict[Basis, str] = {
+    "measured": "",
+    "between": "≈",
+    "calibrated": "~",
+    "bound": "≥",
+    "formula": "",
+}
 BASES: dict[Basis, str] = {
     "measured": "without a mark: measured",
+    "between": "≈ between two measured contexts",
     "calibrated": "~ predicted by a model fitted to runs of this machine",
     "bound": "≥ a bound: no engine is faster, real ones are slower",
 }

@@ -230,6 +230,7 @@ def _basis(found: _Found) -> str:
     basis = figures.request_s.basis
     words = {
         "measured": "times were measured",
+        "between": "times lie between two measured contexts",
         "calibrated": "times are predicted by a model fitted to runs of this machine",
         "bound": "times are predicted: bounds that no engine beats and real ones exceed",
     }
@@ -288,7 +289,7 @@ def _assumptions(needs: Needs) -> tuple[str, ...]:
 
 def _runs(ranking: Sequence[Ranked]) -> tuple[str, ...]:
     figures = [f for row in ranking for f in (row.figures.prefill_s, row.figures.decode_s)]
-    sources = [f.source for f in figures if f.basis == "measured"]
+    sources = [f.source for f in figures if f.basis in ("measured", "between")]
     quality = [p.reason for row in ranking for p in row.quality if p.reason.startswith("measured")]
     sources += [reason.rpartition(", ")[2] for reason in quality]
     return tuple(dict.fromkeys(source.partition(",")[0] for source in sources))

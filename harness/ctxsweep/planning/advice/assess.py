@@ -195,7 +195,7 @@ def _request(found: Times, needs: Needs) -> Figure:
     )
 
 
-_STRENGTH = {"bound": 0, "calibrated": 1, "measured": 2, "formula": 3}
+_STRENGTH = {"bound": 0, "calibrated": 1, "between": 2, "measured": 3, "formula": 4}
 
 
 def _remarks(candidate: Candidate) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ from ctxsweep.frozen import Frozen
 from ctxsweep.planning.advice.needs import Criterion, Needs
 
 DECISION_VERSION = 1
-Basis = Literal["measured", "calibrated", "bound", "formula"]
-"""A run's own samples; a model fitted to this machine's runs; the least that physics allows; exact
-arithmetic of the shapes."""
+Basis = Literal["measured", "between", "calibrated", "bound", "formula"]
+"""A run's own samples; between two measured contexts; a model fitted to this machine's runs; the
+least that physics allows; exact arithmetic of the shapes."""
 _BLOCK = re.compile(r"^```yaml\n(decision:\n.*?)^```\s*$", re.DOTALL | re.MULTILINE)
 
 
