@@ -143,7 +143,7 @@ def model_folder(series: Series, seed: int) -> Path:
     if config is None:
         assert isinstance(series.model, Mapping)
         return _foreign_folder(series.model, seed, series.dtype)
-    fields = hf_config(config, series.dtype)
+    fields = hf_config(config, series.dtype, endless=True)
     if catalog.is_gguf(series.model):
         return _folder_of_gguf(catalog.weights_of(series.model), fields, config, series.dtype)
     return kept(fields, seed, lambda folder: _write(folder, fields, config, seed, series.dtype))

@@ -226,7 +226,7 @@ def _rwkv7(config: ModelConfig) -> dict[str, Any]:
         "a_low_rank_dim": section.rate_rank,
         "v_low_rank_dim": section.value_rank,
         "gate_low_rank_dim": section.gate_rank,
-        "intermediate_size": section.ffn_size or 4 * config.hidden_size,
+        "intermediate_size": config.channel_mix_size,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,6 +19,7 @@ from ctxsweep.models.sections import (
     Size,
     nearest_divisors,
     nearest_even,
+    step_rank,
 )
 
 Mixer = Literal["attention", "mamba1", "mamba2", "rwkv6", "rwkv7", "retention"]
@@ -33,10 +35,27 @@ class Published(Frozen):
 
     parameters: int = Field(ge=1)
     rounded_to: int = Field(1, ge=1, description="Unit of the last digit given; 1: exact.")
+    truncated: bool = Field(False, description="The digits after the last are cut, not rounded.")
     counts_tied_head: bool = Field(
         False, description="The figure counts a tied head beside the embedding that it is."
     )
     source: str
+
+    def agrees(self, count: int) -> bool:
+        """Whether a count, as the source counts, is the figure as far as its digits go."""
+        beyond = count - self.parameters
+        if self.truncated:
+            return 0 <= beyond < self.rounded_to
+        return abs(beyond) <= self.rounded_to // 2
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What a layer is made of: its mixer, and the block after it."""
+
+    mixer: Mixer
+    ffn: bool
+    experts: bool
 
 
 class ModelConfig(Frozen):
@@ -93,17 +112,34 @@ class ModelConfig(Frozen):
         every = self.attention_every
         if not every:
             return (self.mixer,) * self.num_layers
-        first = every - 1 if self.attention_offset is None else self.attention_offset
+        first = self._first_attention(every)
         return tuple(
             "attention" if i % every == first else self.mixer for i in range(self.num_layers)
         )
 
+    def layers(self) -> tuple[LayerKind, ...]:
+        """What each layer is made of, bottom to top."""
+        mixers = self.layer_mixers()
+        blocks = [self._ffn_after(mixer) for mixer in mixers]
+        return tuple(
+            LayerKind(mixer, block, block and mixer not in RWKV and self._has_experts(i))
+            for i, (mixer, block) in enumerate(zip(mixers, blocks, strict=True))
+        )
+
     def has_ffn(self, layer: int) -> bool:
         """Whether a layer has a block after its mixer, RWKV's channel mix included."""
-        kind = self.layer_mixers()[layer]
-        if kind in RWKV:
+        return self._ffn_after(self.layer_mixers()[layer])
+
+    def _ffn_after(self, mixer: Mixer) -> bool:
+        if mixer in RWKV:
             return True
-        return self.ffn is not None and (self.ffn.layers == "all" or kind == "attention")
+        return self.ffn is not None and (self.ffn.layers == "all" or mixer == "attention")
+
+    def _has_experts(self, layer: int) -> bool:
+        return self.ffn is not None and self.ffn.has_experts(layer)
+
+    def _first_attention(self, every: int) -> int:
+        return every - 1 if self.attention_offset is None else self.attention_offset
 
     def has_embedding_norm(self) -> bool:
         """RWKV normalises the embedding once, as ln0 of its first layer; BLOOM says so."""
@@ -112,6 +148,20 @@ class ModelConfig(Frozen):
     def norm_width(self) -> int:
         """Parameters of one norm over the hidden size."""
         return self.hidden_size * (2 if self.norm == "layernorm" and self.norm_bias else 1)
+
+    @property
+    def dt_rank(self) -> int:
+        """Rank of Mamba-1's step; by default a sixteenth of the hidden size, rounded up."""
+        assert self.mamba is not None
+        return self.mamba.dt_rank or step_rank(self.hidden_size)
+
+    @property
+    def channel_mix_size(self) -> int:
+        """Inner width of RWKV's channel mix; by default 3.5 (down to 32s) or 4 hidden sizes."""
+        if self.rwkv6 is not None:
+            return self.rwkv6.ffn_size or 7 * self.hidden_size // 2 // 32 * 32
+        assert self.rwkv7 is not None
+        return self.rwkv7.ffn_size or 4 * self.hidden_size
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -170,10 +220,29 @@ class ModelConfig(Frozen):
             )
         if every and self.num_layers < 2:
             raise ValueError("attention_every needs num_layers of at least 2")
-        if every and every > self.num_layers:
+        if every and self._first_attention(every) >= self.num_layers:
+            key, near = f"attention_every = {every} exceeds", self.num_layers
+            if self.attention_offset is not None:
+                key, near = f"attention_offset = {self.attention_offset} is past", near - 1
             raise ValueError(
-                f"attention_every = {every} exceeds num_layers = {self.num_layers}, so no layer "
-                f"would be attention; nearest valid: {self.num_layers}"
+                f"{key} num_layers = {self.num_layers}, so no layer would be attention; nearest "
+                f"valid: {near}"
+            )
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Layers of one block's weights are alike; which have experts is counted by layer."""
+        if not self.attention_shared or self.ffn is None:
+            return
+        layers = enumerate(self.layers())
+        experts = {i: kind.experts for i, kind in layers if kind.mixer == "attention"}
+        first = next(iter(experts))
+        differs = [i for i, has in experts.items() if has != experts[first]]
+        if differs:
+            raise ValueError(
+                f"attention_shared makes layers {first} and {differs[0]} one block, but only "
+                f"one of them has experts (ffn.experts_every = {self.ffn.experts_every}); nearest "
+                f"valid experts_every: 1 or {self.attention_every}"
             )
 
     def _check_widths(self) -> None:

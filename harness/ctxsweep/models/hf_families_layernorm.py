@@ -50,9 +50,11 @@ def _learned(raw: Json, kv_heads: int) -> Fields:
     only(raw, "scale_attn_weights", True)
     hidden = count(raw, "n_embd", "hidden_size")
     heads = count(raw, "n_head", "num_attention_heads")
+    positions = named(raw, "n_positions", "max_position_embeddings")
     return {
         **_stack(raw, hidden, tied=True, eps="layer_norm_epsilon"),
-        "max_positions": named(raw, "n_positions", "max_position_embeddings"),
+        "max_positions": positions,
+        "trained_context": positions,  # learned positions are trained, each of them
         "attention": {
             "heads": heads,
             "kv_heads": kv_heads,

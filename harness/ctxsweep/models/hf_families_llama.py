@@ -23,6 +23,10 @@ _DEFAULTS: Mapping[str, Json] = {
 }
 
 
+WINDOWED = frozenset({"mistral", "mixtral", "phi3", "qwen2"})
+"""Those whose layers have a window; a Llama has none, whatever its file says."""
+
+
 def read_llama(raw: Json) -> Fields:
     """Llama, Mistral, Mixtral, Phi-3: RoPE, RMSNorm, SwiGLU, GQA; a window; experts."""
     raw = {**_DEFAULTS[raw["model_type"]], **raw}
@@ -44,7 +48,7 @@ def read_llama(raw: Json) -> Fields:
             "heads": heads,
             "kv_heads": raw.get("num_key_value_heads") or heads,
             "head_dim": head_dim,
-            "window": raw.get("sliding_window"),
+            "window": raw.get("sliding_window") if raw["model_type"] in WINDOWED else None,
             **rope,
             "bias": raw.get("attention_bias", False),
         },

@@ -6,6 +6,7 @@ from typing import Any
 
 from ctxsweep.models.hf_words import Fields, Json, count, head_dim_of, only, trained_length
 from ctxsweep.models.rope_words import read_rope
+from ctxsweep.models.sections import step_rank
 
 
 def read_mamba(raw: Json) -> Fields:
@@ -31,7 +32,7 @@ def _rank(raw: Json, key: str, hidden: int) -> Any:
     rank = raw.get(key, "auto")
     if isinstance(rank, str) and rank != "auto":
         raise ValueError(f"{key} = {rank!r} must be auto or a whole number of at least 1")
-    return -(-hidden // 16) if rank == "auto" else rank
+    return step_rank(hidden) if rank == "auto" else rank
 
 
 def read_mamba2(raw: Json) -> Fields:

@@ -66,8 +66,8 @@ def _mamba(config: ModelConfig, section: Mamba | None) -> Settings:
     }
     keys = own.get(config.mixer, ())
     found = {f"mamba.{key}": section and getattr(section, key) for key in keys}
-    if "dt_rank" in keys:
-        found["mamba.dt_rank"] = found["mamba.dt_rank"] or -(-config.hidden_size // 16)
+    if section is not None and "dt_rank" in keys:
+        found["mamba.dt_rank"] = config.dt_rank
     return found
 
 

@@ -74,6 +74,10 @@ OUR_WORDS: Mapping[str, tuple[str, ...]] = {
 """A field of ``ModelConfig`` and the keys that it is read from."""
 
 
+_PREFIXED = frozenset({"jamba", "granitemoehybrid"})
+"""Hybrids, whose keys of the state-space layers begin with ``mamba_``."""
+
+
 def check_types(raw: Json) -> None:
     """Raise ``ValueError`` for a value that its key cannot have in any family; null is absent."""
     for key, value in raw.items():
@@ -138,8 +142,14 @@ def count(raw: Json, *keys: str) -> int:
 
 
 def their_key(field: str, raw: Json) -> str:
-    """The key of a file that a field of ``ModelConfig`` came from; the field if there is none."""
-    return next((key for key in OUR_WORDS.get(field, ()) if key in raw), field)
+    """The key of a file that a field of ``ModelConfig`` came from, or would have come from.
+
+    The field itself if its family has no key for it.
+    """
+    keys = OUR_WORDS.get(field, ())
+    prefixed = raw.get("model_type") in _PREFIXED
+    usual = [key for key in keys if key.startswith("mamba_") == prefixed] or keys
+    return next((key for key in keys if key in raw), next(iter(usual), field))
 
 
 def in_their_words(said: str, raw: Json) -> str:

@@ -7,7 +7,7 @@ back as the same model is taken. So a setting that no family has a word for is n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctxsweep.models.config import Mixer, ModelConfig
 from ctxsweep.models.hf_config import config_from
@@ -23,6 +23,7 @@ from ctxsweep.models.hf_write_layernorm import (
     write_phi,
 )
 from ctxsweep.models.hf_write_llama import (
+    endless_rope,
     write_gemma,
     write_llama,
     write_mistral,
@@ -43,41 +44,55 @@ class NoFamily(ValueError):
     """No architecture of transformers is this model: says which part of it is not."""
 
 
-def hf_config(config: ModelConfig, dtype: DType) -> dict[str, Any]:
+class Family(NamedTuple):
+    """``model_type``, architecture, what writes the family's own fields, and its norms in words.
+
+    ``pads``: its embedding has a row for padding, which a small vocabulary must hold.
+    """
+
+    model_type: str
+    architecture: str
+    write: Callable[[ModelConfig], Fields]
+    norms: str = "RMS norms"
+    pads: bool = False
+
+
+def hf_config(config: ModelConfig, dtype: DType, endless: bool = False) -> dict[str, Any]:
     """The fields of ``config.json`` for a model that ``hf_config.config_from`` reads back.
+
+    The longest context is the trained one, stretched where it is; ``endless`` is for the folders
+    that engines are given in a sweep: none at all, and tokens of the random weights' own.
 
     Raises:
         NoFamily: no family of transformers has this shape.
     """
-    apart: list[tuple[str, list[str]]] = []
-    for family, architecture, write in _candidates(config):
+    apart: list[tuple[Family, list[str]]] = []
+    for family in _candidates(config):
         fields = {
-            "architectures": [architecture],
-            "model_type": family,
+            "architectures": [family.architecture],
+            "model_type": family.model_type,
             "dtype": dtype,
             "vocab_size": config.vocab_size,
             "tie_word_embeddings": config.tied_embeddings,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-            **write(config),
+            **family.write(config),
         }
         found = _differences(config, fields)
         if not found:
-            return fields
+            return fields | (_endless(config, family) if endless else {})
         apart.append((family, found))
     nearest, found = min(apart, key=lambda pair: len(pair[1]))
-    norms = "layer norms" if nearest in _LAYER_NORMS else "RMS norms"
     raise NoFamily(
-        f"model '{config.name}' is no architecture of transformers: the nearest, {nearest} with "
-        f"its {norms}, has {', '.join(found[:_SHOWN])}"
+        f"model '{config.name}' is no architecture of transformers: the nearest, "
+        f"{nearest.model_type} with its {nearest.norms}, has {', '.join(found[:_SHOWN])}"
     )
 
 
-Candidate = tuple[str, str, Callable[[ModelConfig], Fields]]
-"""``model_type``, architecture, and what writes the family's own fields."""
+def _endless(config: ModelConfig, family: Family) -> Fields:
+    ids = {"bos_token_id": 0, "eos_token_id": 1, **({"pad_token_id": 0} if family.pads else {})}
+    return {**ids, **endless_rope(config)}
 
 
-def _candidates(config: ModelConfig) -> tuple[Candidate, ...]:
+def _candidates(config: ModelConfig) -> tuple[Family, ...]:
     """Families with layers of the model's kinds."""
     kinds = frozenset(config.layer_mixers())
     if kinds not in _FAMILIES:
@@ -109,28 +124,30 @@ def _said(key: str, theirs: object, ours: object) -> str:
 
 
 _SHOWN, _LINE = 3, 80
-_LAYER_NORMS = ("gpt2", "gpt_bigcode", "gpt_neox", "phi", "falcon", "mpt", "bloom")
+_LAYER = "layer norms"
 # kinds of layers -> the families that have them
-_FAMILIES: Mapping[frozenset[Mixer], tuple[Candidate, ...]] = {
+_FAMILIES: Mapping[frozenset[Mixer], tuple[Family, ...]] = {
     frozenset({"attention"}): (
-        ("llama", "LlamaForCausalLM", write_llama),
-        ("mistral", "MistralForCausalLM", write_mistral),
-        ("qwen2", "Qwen2ForCausalLM", write_qwen2),
-        ("phi3", "Phi3ForCausalLM", write_phi3),
-        ("mixtral", "MixtralForCausalLM", write_mixtral),
-        ("gemma", "GemmaForCausalLM", write_gemma),
-        ("gpt2", "GPT2LMHeadModel", write_gpt2),
-        ("gpt_bigcode", "GPTBigCodeForCausalLM", write_gpt_bigcode),
-        ("gpt_neox", "GPTNeoXForCausalLM", write_gpt_neox),
-        ("phi", "PhiForCausalLM", write_phi),
-        ("falcon", "FalconForCausalLM", write_falcon),
-        ("mpt", "MptForCausalLM", write_mpt),
-        ("bloom", "BloomForCausalLM", write_bloom),
+        Family("llama", "LlamaForCausalLM", write_llama),
+        Family("mistral", "MistralForCausalLM", write_mistral),
+        Family("qwen2", "Qwen2ForCausalLM", write_qwen2),
+        Family("phi3", "Phi3ForCausalLM", write_phi3, pads=True),
+        Family("mixtral", "MixtralForCausalLM", write_mixtral),
+        Family("gemma", "GemmaForCausalLM", write_gemma, pads=True),
+        Family("gpt2", "GPT2LMHeadModel", write_gpt2, _LAYER),
+        Family("gpt_bigcode", "GPTBigCodeForCausalLM", write_gpt_bigcode, _LAYER),
+        Family("gpt_neox", "GPTNeoXForCausalLM", write_gpt_neox, _LAYER),
+        Family("phi", "PhiForCausalLM", write_phi, _LAYER),
+        Family("falcon", "FalconForCausalLM", write_falcon, _LAYER),
+        Family("mpt", "MptForCausalLM", write_mpt, _LAYER),
+        Family("bloom", "BloomForCausalLM", write_bloom, _LAYER),
     ),
-    frozenset({"mamba1"}): (("mamba", "MambaForCausalLM", write_mamba),),
-    frozenset({"mamba2"}): (("mamba2", "Mamba2ForCausalLM", write_mamba2),),
+    frozenset({"mamba1"}): (Family("mamba", "MambaForCausalLM", write_mamba),),
+    frozenset({"mamba2"}): (Family("mamba2", "Mamba2ForCausalLM", write_mamba2),),
     frozenset({"mamba2", "attention"}): (
-        ("granitemoehybrid", "GraniteMoeHybridForCausalLM", write_granite_hybrid),
+        Family("granitemoehybrid", "GraniteMoeHybridForCausalLM", write_granite_hybrid),
     ),
-    frozenset({"mamba1", "attention"}): (("jamba", "JambaForCausalLM", write_jamba),),
+    frozenset({"mamba1", "attention"}): (
+        Family("jamba", "JambaForCausalLM", write_jamba, pads=True),
+    ),
 }

@@ -9,8 +9,11 @@ from __future__ import annotations
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.hf_words import Fields
 from ctxsweep.models.rope import resolve
-from ctxsweep.models.rope_words import write_rope
+from ctxsweep.models.rope_words import endless, write_rope
 from ctxsweep.models.sections import Attention, FeedForward
+
+PHI3_PAD = 32000
+"""The padding that transformers takes for Phi-3 where a file names none."""
 
 
 def parts(config: ModelConfig) -> tuple[Attention, FeedForward]:
@@ -26,6 +29,15 @@ def rope_fields(config: ModelConfig) -> Fields:
         return {}
     scaling = attention.rope and resolve(attention.rope, config.trained_context)
     return write_rope(scaling, attention.turned, config.trained_context)
+
+
+def endless_rope(config: ModelConfig) -> Fields:
+    """The longest context of ``rope_fields`` for a file that is to have no end."""
+    attention = config.attention
+    if attention is None or attention.position != "rope":
+        return {}
+    scaling = attention.rope and resolve(attention.rope, config.trained_context)
+    return dict(endless(scaling, config.trained_context))
 
 
 def _common(config: ModelConfig) -> Fields:
@@ -67,7 +79,8 @@ def write_qwen2(config: ModelConfig) -> Fields:
 
 def write_phi3(config: ModelConfig) -> Fields:
     """A window; positions that turn a part of a head's dimensions."""
-    return {**write_mistral(config), **rope_fields(config), "pad_token_id": 0}
+    own = {} if config.vocab_size > PHI3_PAD else {"pad_token_id": 0}
+    return {**write_mistral(config), **rope_fields(config), **own}
 
 
 def write_mixtral(config: ModelConfig) -> Fields:
@@ -84,5 +97,4 @@ def write_gemma(config: ModelConfig) -> Fields:
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": parts(config)[0].bias,
-        "pad_token_id": 0,
     }

@@ -116,5 +116,4 @@ def write_jamba(config: ModelConfig) -> Fields:
         "mamba_dt_rank": mamba.dt_rank or "auto",
         "mamba_conv_bias": True,
         "mamba_proj_bias": False,
-        "pad_token_id": 0,
     }

@@ -28,7 +28,7 @@ class Mamba1Mixer(Mixer):
         assert section is not None
         hidden, self.state_size = config.hidden_size, section.state_size
         inner = hidden * section.expand
-        self.dt_rank = section.dt_rank or -(-hidden // 16)
+        self.dt_rank = config.dt_rank
         self.in_proj = nn.Linear(hidden, 2 * inner, bias=False)
         self.conv1d = CausalConv(inner, section.conv_kernel)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * self.state_size, bias=False)

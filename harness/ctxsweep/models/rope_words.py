@@ -19,7 +19,8 @@ from ctxsweep.records import RopeScaling
 
 Json = Mapping[str, Any]
 MAX_POSITIONS = 1 << 20
-"""Written for positions that have no end; engines refuse prompts beyond it."""
+"""Written for positions whose end is not known, or is not to be one: engines refuse prompts beyond
+it."""
 _BASE = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 _WORDS = frozenset(RopeScaling.model_fields) - {"rope_type", "target_tokens"}
 _READ = ("linear", "dynamic", "yarn", "longrope", "llama3")
@@ -102,27 +103,57 @@ def _scaling(kind: str, given: dict[str, Any]) -> RopeScaling:
 def write_rope(scaling: RopeScaling | None, plain: Plain, trained: int | None) -> dict[str, Any]:
     """Fields of a ``config.json`` that turn positions so, with ``rope_theta`` for older readers.
 
-    ``scaling`` is resolved (a factor that is a number, the trained length). The file allows
-    contexts without end; only dynamic NTK reads the trained length from there, and llama3 keeps the
-    length that was trained with it.
+    ``scaling`` is resolved (a factor that is a number, the trained length). The length is the
+    trained one, or what that is stretched to.
     """
     words = {"rope_type": "default", "rope_theta": plain.theta, **_partial(plain)}
-    positions: int | None = MAX_POSITIONS
     if scaling is not None:
         words |= transformers_words(scaling, plain)
-        original = scaling.original_max_position_embeddings
-        if scaling.rope_type == "llama3" and trained and original and trained > original:
-            positions = trained
-        trained = original or trained
-        if scaling.rope_type == "dynamic":
-            positions = trained
     return {
         "rope_theta": words["rope_theta"],
         "rope_parameters": words,
-        "max_position_embeddings": positions,
-        # Phi-3's word, which transformers takes for others too, before that within.
-        **({"original_max_position_embeddings": trained} if trained else {}),
+        **lengths(scaling, trained),
     }
+
+
+def lengths(scaling: RopeScaling | None, trained: int | None) -> dict[str, int]:
+    """The trained length, stretched where it is, in the words of a ``config.json``.
+
+    Dynamic NTK reads the trained length from there, and llama3 went on training with its scaling.
+    """
+    if scaling is None:
+        return {"max_position_embeddings": trained or MAX_POSITIONS}
+    original = scaling.original_max_position_embeddings or trained
+    if original is None:
+        return {"max_position_embeddings": MAX_POSITIONS}
+    if scaling.rope_type == "llama3" and trained and trained > original:
+        reach = trained
+    elif scaling.rope_type == "dynamic":
+        reach = original
+    else:
+        assert scaling.factor != "auto", "resolve comes first"
+        reach = min(MAX_POSITIONS, round(original * scaling.factor))
+    return {"max_position_embeddings": reach, **_original(original)}
+
+
+def endless(scaling: RopeScaling | None, trained: int | None) -> dict[str, int]:
+    """The same for a file that engines take at any context, as far as its rule of positions can.
+
+    A sweep goes beyond what was trained, and says so.
+    """
+    found = lengths(scaling, trained)
+    original = (scaling and scaling.original_max_position_embeddings) or trained
+    kept = scaling is not None and scaling.rope_type == "dynamic"
+    if scaling is not None and scaling.rope_type == "llama3" and trained and original:
+        kept = trained > original
+    if not kept:
+        found["max_position_embeddings"] = MAX_POSITIONS
+    return found | _original(original)
+
+
+def _original(trained: int | None) -> dict[str, int]:
+    """Phi-3's word, which transformers takes for others too, before that within the parameters."""
+    return {"original_max_position_embeddings": trained} if trained else {}
 
 
 def _partial(plain: Plain) -> dict[str, float]:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxsweep.models.accounting_recurrent import rwkv6_ffn_size
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.layers import LayerState, Mixer, StateSpec, Step, TensorState
 from ctxsweep.models.recurrent import recurrent_dtype
@@ -99,7 +98,7 @@ class ChannelMix(Mixer):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        hidden, size = config.hidden_size, rwkv6_ffn_size(config)
+        hidden, size = config.hidden_size, config.channel_mix_size
         self.mix = nn.Parameter(torch.rand(2, 1, 1, hidden))
         self.up = nn.Linear(hidden, size, bias=False)
         self.receptance = nn.Linear(hidden, hidden, bias=False)

@@ -100,8 +100,7 @@ class ChannelMix(Mixer):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        assert config.rwkv7 is not None
-        size = config.rwkv7.ffn_size or 4 * config.hidden_size
+        size = config.channel_mix_size
         self.mix = nn.Parameter(torch.rand(config.hidden_size))
         self.up = nn.Linear(config.hidden_size, size, bias=False)
         self.down = nn.Linear(size, config.hidden_size, bias=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from ctxsweep.frozen import Frozen
@@ -16,29 +17,41 @@ HEADS = 4
 LEARNED_POSITIONS = 136 * 1024
 """128K tokens of context and room to write."""
 LONGEST_PERIOD = 8
+"""Of attention layers in a hybrid, or of layers with experts."""
 
 Section = TypeVar("Section", bound=Frozen)
 Rwkv = TypeVar("Rwkv", Rwkv6, Rwkv7)
 
 
+class NoTwin(ValueError):
+    """A model whose kinds of layers do not fit into as few as a twin has."""
+
+
 def tiny(config: ModelConfig) -> ModelConfig:
-    """The same structure with a hidden size of 256 and two layers, or one period of a hybrid.
+    """The same structure with a hidden size of 256 and as few layers as hold all their kinds.
+
+    Those are two, or of a hybrid whole periods. A kind is a mixer with the block after it.
 
     Kept as they are: mixers and their order, norms and biases, positions, base and scaling, window
     and sinks, experts and how many are chosen, parallel residuals, tied or shared weights, states.
     In proportion: inner widths, rotary dimensions, ranks, LongRoPE's factors. Shortened: groups of
     more than 4 query heads for one key/value head, periods of more than 8 layers. A hybrid that
     shares its attention gets two periods of at most 4, so that there is something to share.
+
+    Raises:
+        NoTwin: there are kinds of layers that no short periods hold.
     """
+    layers = _layers(config)
+    ffn = layers.get("ffn", config.ffn)
     fields: dict[str, Any] = {
         **{key: getattr(config, key) for key in sorted(config.model_fields_set - {"published"})},
-        **_layers(config),
+        **layers,
         "name": f"{config.name} tiny",
         "source": f"{config.name} scaled down",
         "vocab_size": min(config.vocab_size, VOCABULARY),
         "hidden_size": HIDDEN,
         "attention": config.attention and _attention(config.attention),
-        "ffn": config.ffn and _ffn(config.ffn, config.hidden_size),
+        "ffn": ffn and _ffn(ffn, config.hidden_size),
         "mamba": config.mamba and _mamba(config.mamba),
         "rwkv6": config.rwkv6 and _rwkv(config.rwkv6, config.hidden_size),
         "rwkv7": config.rwkv7 and _rwkv(config.rwkv7, config.hidden_size),
@@ -52,23 +65,48 @@ def tiny(config: ModelConfig) -> ModelConfig:
 
 
 def _layers(config: ModelConfig) -> dict[str, Any]:
-    """How many layers, and which of them attend."""
-    every = config.attention_every
-    if every is None:
-        return {"num_layers": max(2, _experts_every(config.ffn))}
-    shared = config.attention_shared
-    period = min(every, LONGEST_PERIOD // 2 if shared else LONGEST_PERIOD)
-    fields: dict[str, Any] = {
-        "num_layers": period * (2 if shared else 1),
-        "attention_every": period,
-    }
-    if config.attention_offset is not None:
-        fields["attention_offset"] = config.attention_offset * period // every
-    return fields
+    """How many layers, which of them attend, and the block whose experts some have."""
+    kinds = set(config.layers())
+    for fields in _short_periods(config):
+        if set(config.model_copy(update=fields).layers()) == kinds:
+            return fields
+    raise NoTwin(
+        f"model '{config.name}' has no twin: its {len(kinds)} kinds of layers do not fit into "
+        f"periods of {LONGEST_PERIOD}"
+    )
 
 
-def _experts_every(ffn: FeedForward | None) -> int:
-    return min(ffn.experts_every, LONGEST_PERIOD) if ffn is not None else 1
+def _short_periods(config: ModelConfig) -> Iterator[dict[str, Any]]:
+    """Periods and numbers of layers to choose from, nearest to the model's first."""
+    every, ffn = config.attention_every, config.ffn
+    places = [1]
+    if every is not None:
+        longest = LONGEST_PERIOD // 2 if config.attention_shared else LONGEST_PERIOD
+        places = list(range(min(every, longest), 1, -1))
+    experts = [1]
+    if ffn is not None:
+        experts = list(range(min(ffn.experts_every, LONGEST_PERIOD), 0, -1))
+    for place in places:
+        for expert in experts:
+            fields: dict[str, Any] = {}
+            if every is not None:
+                fields["attention_every"] = place
+            if every is not None and config.attention_offset is not None:
+                fields["attention_offset"] = config.attention_offset * place // every
+            if ffn is not None and ffn.experts:
+                fields["ffn"] = ffn.model_copy(update={"experts_every": expert})
+            for layers in _depths(config, place, expert):
+                yield {**fields, "num_layers": layers}
+
+
+def _depths(config: ModelConfig, place: int, expert: int) -> Iterator[int]:
+    """Numbers of layers: whole periods, up to where both begin anew together."""
+    together = math.lcm(place, expert)
+    if config.attention_every is None:
+        yield from (*range(2, max(2, together) + 1), 1)
+        return
+    first = place * (2 if config.attention_shared else 1)
+    yield from range(first, max(first, together) + 1, place)
 
 
 def _attention(a: Attention) -> Attention:
@@ -99,8 +137,7 @@ def _rope(scaling: RopeScaling, pairs: int) -> RopeScaling:
 
 
 def _ffn(ffn: FeedForward, hidden: int) -> FeedForward:
-    update = {"size": max(32, _nearest(ffn.size * HIDDEN / hidden, 32))}
-    return _with(ffn, update | ({"experts_every": _experts_every(ffn)} if ffn.experts else {}))
+    return _with(ffn, {"size": max(32, _nearest(ffn.size * HIDDEN / hidden, 32))})
 
 
 def _mamba(mamba: Mamba) -> Mamba:

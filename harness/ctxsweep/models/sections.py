@@ -185,6 +185,11 @@ class Retention(Frozen):
     rope_theta: float = Field(10000.0, gt=0)
 
 
+def step_rank(hidden: int) -> int:
+    """Mamba-1's rank of the step where none is said: a sixteenth of the width, rounded up."""
+    return -(-hidden // 16)
+
+
 def nearest_even(odd: int) -> str:
     """The even numbers on both sides, as words for a message; 0 is none."""
     return " or ".join(str(n) for n in (odd - 1, odd + 1) if n)

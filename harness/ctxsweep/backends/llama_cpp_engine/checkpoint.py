@@ -171,7 +171,7 @@ def _describe_mamba(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_ssm_inner_size(inner)
     writer.add_ssm_state_size(mamba.state_size)
     if config.mixer == "mamba1":
-        writer.add_ssm_time_step_rank(mamba.dt_rank or -(-config.hidden_size // 16))
+        writer.add_ssm_time_step_rank(config.dt_rank)
         return
     writer.add_ssm_time_step_rank(inner // mamba.head_dim)
     writer.add_ssm_group_count(mamba.groups)

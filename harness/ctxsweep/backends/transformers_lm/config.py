@@ -40,7 +40,7 @@ def fields(series: Series, config: ModelConfig | None) -> Mapping[str, Any]:
         read: Mapping[str, Any] = json.loads(text)
         return read
     if config is not None:
-        return hf_config(config, series.dtype)
+        return hf_config(config, series.dtype, endless=True)
     assert isinstance(series.model, Mapping)
     return series.model
 
