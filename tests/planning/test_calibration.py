@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 
 from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
 from ctxsweep.models.catalog import load_config
-from ctxsweep.planning.calibration.calibration import (
-    BadCalibration,
-    Calibration,
-    ProcessMemory,
-    Speeds,
-    columns,
-    demand_of,
-    held_bytes,
-)
+from ctxsweep.planning.calibration.calibration import Calibration, ProcessMemory
 from ctxsweep.planning.calibration.fit import (
     alternating,
     by_path,
@@ -31,10 +23,18 @@ from ctxsweep.planning.calibration.fit import (
     shorter_half,
 )
 from ctxsweep.planning.calibration.observed import Observed, Run, observe
+from ctxsweep.planning.calibration.speeds import (
+    BadCalibration,
+    Speeds,
+    added_demand,
+    columns,
+    demand_of,
+    held_bytes,
+)
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import this_machine
 from ctxsweep.planning.roofline import decode_bound, prefill_bound
-from ctxsweep.records import Ceilings
+from ctxsweep.records import Ceilings, Record
 from ctxsweep.store import RunFolder
 
 BASELINES = Path(__file__).parents[2] / "results" / "baselines" / "2-core-amd-epyc"
@@ -53,8 +53,8 @@ def exact() -> float:
     return 1.0
 
 
-def planted(name: str, model: str, context: int, noise: Noise = exact) -> Observed:
-    """A cell as a machine of the speeds ``TRUE`` would have measured it."""
+def planted(name: str, model: str, context: int, noise: Noise = exact, begins: int = 0) -> Observed:
+    """A rung as a machine of the speeds ``TRUE`` would have measured it."""
     config = load_config(model)
     values: dict[PredictedMetric, float] = {
         "held_bytes": held_bytes(config, FLOAT32, context),
@@ -66,11 +66,19 @@ def planted(name: str, model: str, context: int, noise: Noise = exact) -> Observ
     for metric in times:
         asked = demand_of(metric, config, FLOAT32, context)
         values[metric] = TRUE.seconds(columns(config, FLOAT32, asked, CEILINGS)) * noise()
-    return Observed(name, "native", config, FLOAT32, context, values)
+    asked = added_demand(config, FLOAT32, begins, context)
+    added_s = TRUE.seconds(columns(config, FLOAT32, asked, CEILINGS)) * noise()
+    rung = {"rung": True, "begins_tokens": begins, "added_s": added_s}
+    return Observed(name, "native", config, FLOAT32, context, values, **rung)  # type: ignore[arg-type]
 
 
 def planted_run(noise: Noise = exact, ceilings: Ceilings | None = CEILINGS) -> Run:
-    cells = [planted(*series, n, noise) for series in SERIES.items() for n in CONTEXTS]
+    begins = [0, *CONTEXTS]
+    cells = [
+        planted(*series, n, noise, before)
+        for series in SERIES.items()
+        for before, n in zip(begins, CONTEXTS, strict=False)
+    ]
     return Run("planted", tuple(cells), ceilings)
 
 
@@ -84,6 +92,64 @@ def test_without_noise_every_cell_is_predicted() -> None:
     assert all(errors.worst < 0.02 for errors in (*found.held_out.values(), *found.longer.values()))
     assert found.held_out["itl_s"].cells == len(SERIES) * len(CONTEXTS)
     assert found.longer["itl_s"].cells == len(SERIES) * len(CONTEXTS) // 2
+    assert found.whole_prefill is not None and found.whole_prefill.worst < 0.02
+
+
+def slowed(record: Record) -> Record:
+    """The same with every chunk from 2K to 4K ten times slower, whichever climb it is of."""
+    samples = tuple(
+        s.model_copy(update={"wall_s": s.wall_s * 10})
+        if s.phase == "prefill" and 2048 <= s.position < 4096
+        else s
+        for s in record.samples
+    )
+    return record.model_copy(update={"samples": samples})
+
+
+def test_a_rung_that_is_held_out_is_not_seen_through_a_longer_one() -> None:
+    """All longer rungs climbed through 4K; a fit that holds 4K out must not notice."""
+    records = list(RunFolder.open(BASELINES / "long_ctx").records())
+    groups = []
+    for told in (records, map(slowed, records)):
+        run = observe("one", told)
+        assert run.ceilings is not None
+        path, rows = next(iter(by_path(run.cells, run.ceilings).items()))
+        seen = [row for row in rows if row.context_tokens != 4096]
+        groups.append((fit_group(path, seen, run.ceilings), rows))
+    (plain, quiet), (same, disturbed) = groups
+    assert same.speeds == plain.speeds
+    added = [{row.context_tokens: row.added_s for row in rows} for rows in (quiet, disturbed)]
+    assert added[1][4096] == pytest.approx(10 * (added[0][4096] or 0))
+    assert added[1][8192] == added[0][8192]
+
+
+def test_what_rungs_add_is_the_whole() -> None:
+    config = load_config("tiny-hybrid")
+    asked = [
+        added_demand(config, FLOAT32, before, n)
+        for before, n in zip([0, *CONTEXTS], CONTEXTS, strict=False)
+    ]
+    whole = demand_of("prefill_s", config, FLOAT32, CONTEXTS[-1])
+    for name in ("calls", "tokens", "linear_flops", "attention_flops", "weight_bytes"):
+        assert sum(getattr(one, name) for one in asked) == pytest.approx(getattr(whole, name))
+
+
+def test_the_peak_of_a_process_is_judged_on_longer_contexts_alone() -> None:
+    found = made(planted_run())
+    cells = len(SERIES) * len(CONTEXTS)
+    assert found.held_out["process_peak_bytes"].cells == cells // 2
+    apart = planted_run()
+    apart = replace(apart, cells=tuple(replace(c, rung=False) for c in apart.cells))
+    assert made(apart).held_out["process_peak_bytes"].cells == cells
+
+
+def test_what_cells_of_one_size_do_not_tell_apart_is_named() -> None:
+    found = made(planted_run())
+    moe, attention = (found.group(load_config(name), FLOAT32) for name in ("tiny-moe", "tiny-gqa"))
+    assert moe is not None and attention is not None
+    assert "weights" in moe.untold and moe.speeds.weights > 0.99
+    assert moe.speeds.call_s > TRUE.call_s
+    assert not {"linear", "attention", "cache"} & set(attention.untold)
 
 
 def test_what_cells_tell_apart_is_found_as_it_was_planted() -> None:
@@ -139,12 +205,21 @@ def test_beyond_names_what_was_not_spanned() -> None:
     assert found.beyond(gqa, FLOAT32, 1 << 20) == ("context 1,048,576: 1,024 to 131,072 measured",)
     large, batch = load_config("llama-3.1-8b"), FLOAT32.model_copy(update={"batch_size": 64})
     assert "bytes of weights" in found.beyond(large, FLOAT32, 4096)[0]
-    assert found.beyond(gqa, batch, 4096) == ("batch 64: 1 to 1 measured",)
+    assert found.beyond(gqa, batch, 4096) == ("batch 64: 1 measured",)
     assert found.beyond(load_config("tiny-rwkv7"), FLOAT32, 4096)
 
 
+def test_beyond_looks_at_the_calls_of_a_prefill() -> None:
+    found, gqa = made(planted_run(), hold_out=False), load_config("tiny-gqa")
+    for chunk, within in ((2048, True), (128, True), (4096, False), (64, False)):
+        calls = FLOAT32.model_copy(update={"prefill_chunk": chunk})
+        assert (found.beyond(gqa, calls, 8192, metric="prefill_s") == ()) is within
+        assert found.beyond(gqa, calls, 8192, metric="itl_s") == ()
+    assert found.beyond(gqa, calls, 8192) == ("tokens of a prefill call 64: 512 measured",)
+
+
 @given(
-    noise=st.lists(st.floats(0.01, 100), min_size=16, max_size=16),
+    noise=st.lists(st.floats(0.01, 100), min_size=24, max_size=24),
     model=st.sampled_from(sorted(SERIES.values())),
     context=st.integers(1, 1 << 20),
     batch=st.integers(1, 256),
@@ -195,7 +270,22 @@ def test_runs_that_cannot_be_fitted_say_why() -> None:
 
 def test_errors_of_nothing_are_none() -> None:
     assert Errors.of([]) is None
-    assert Errors.of([-0.5, 0.1]) == Errors(median=0.3, p90=0.46, worst=0.5, cells=2)
+    two = Errors.of([-0.5, 0.25])
+    assert two is not None and (two.median, two.worst, two.cells) == (0.375, 0.5, 2)
+    assert (two.low, two.high) == (0.8, 2.0)
+    assert two.coverage == pytest.approx(1 / 3)
+
+
+def test_the_ratios_of_measured_to_predicted_cover_what_they_say() -> None:
+    rng = np.random.default_rng(3)
+    for count, least in ((8, 7 / 9), (16, 15 / 17), (39, 0.95), (200, 0.95)):
+        inside = []
+        for _ in range(400):
+            ratios = np.exp(rng.normal(0.2, 0.5, count + 1))
+            errors = Errors.of(1 / ratios[:-1] - 1)
+            assert errors is not None and errors.coverage == pytest.approx(least, abs=0.01)
+            inside.append(errors.low <= ratios[-1] <= errors.high)
+        assert np.mean(inside) == pytest.approx(least, abs=0.06)
 
 
 def test_a_real_run_is_predicted_within_the_goals() -> None:
@@ -205,5 +295,7 @@ def test_a_real_run_is_predicted_within_the_goals() -> None:
     assert found.held_out["itl_s"].median <= 0.15
     assert found.held_out["prefill_s"].median <= 0.20
     assert found.held_out["process_peak_bytes"].median <= 0.02
+    assert found.whole_prefill is not None and found.whole_prefill.median <= 0.20
     assert found.held_out["held_bytes"].worst == 0
+    assert found.held_out["prefill_s"].cells == 72
     assert found.held_out["itl_s"].cells == 72

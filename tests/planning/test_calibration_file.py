@@ -10,21 +10,20 @@ from hypothesis import strategies as st
 
 from ctxsweep.analysis.predicted import Errors
 from ctxsweep.planning.calibration.calibration import (
-    BadCalibration,
     Calibration,
-    CodePath,
     Group,
     Measured,
     ProcessMemory,
-    Speeds,
 )
+from ctxsweep.planning.calibration.code_path import CodePath
 from ctxsweep.planning.calibration.file import check, find, load, own_file, save
+from ctxsweep.planning.calibration.speeds import BadCalibration, Speeds
 from ctxsweep.records import Ceilings
 
 CEILINGS = Ceilings(
     device="cpu", threads=2, matmul_flops_per_s={"float32": 2e11}, read_bytes_per_s=4e10
 )
-ERRORS = Errors(median=0.08, p90=0.2, worst=0.5, cells=72)
+ERRORS = Errors(median=0.08, p90=0.2, worst=0.5, cells=72, low=0.8, high=1.5, coverage=0.97)
 CALIBRATION = Calibration(
     machine="2-core-box",
     ceilings=CEILINGS,
@@ -43,6 +42,7 @@ CALIBRATION = Calibration(
                 contexts=(1024, 131072),
                 batch_sizes=(1, 1),
                 weights_bytes=(11, 12),
+                call_tokens=(512, 512),
                 cells=8,
             ),
         ),
@@ -73,7 +73,7 @@ def test_read_back_to_six_digits(tmp_path: Path) -> None:
         (lambda text: "[1, 2", "not YAML"),
         (lambda text: "plain", "not a calibration"),
         (lambda text: "", "not a calibration"),
-        (lambda text: text.replace("schema_version: 1", "schema_version: 9"), "is 9, this"),
+        (lambda text: text.replace("schema_version: 2", "schema_version: 9"), "is 9, this"),
         (lambda text: text.replace("linear: 0.4", "linear: 1.4"), "groups.0.speeds.linear"),
         (lambda text: text.replace("machine: 2-core-box\n", ""), "machine: Field required"),
         (lambda text: text[: len(text) // 2], "calibration.yaml: "),

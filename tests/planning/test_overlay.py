@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ctxsweep.analysis.ceilings import highest
 from ctxsweep.analysis.predicted import PREDICTED, Predictions, errors, shares
 from ctxsweep.planning.calibration.fit import calibrate
-from ctxsweep.planning.calibration.observed import Run, config_of, deployment_of, highest, observe
+from ctxsweep.planning.calibration.observed import Run, config_of, deployment_of, observe
 from ctxsweep.planning.calibration.overlay import overlay
 from ctxsweep.records import Ceilings, Record, Series
 from ctxsweep.store import RunFolder
@@ -54,6 +55,19 @@ def test_a_calibration_answers_for_the_code_that_it_knows(run: Run) -> None:
     assert found.fitted_to_this_run
     other = overlay(replace(run, run_id="two"), calibration, file="box.yaml")
     assert not other.fitted_to_this_run
+
+
+def test_what_lies_beyond_the_calibration_is_marked(run: Run) -> None:
+    native = replace(run, cells=tuple(c for c in run.cells if c.backend == "native"))
+    calibration = calibrate([native], "box", "2026-01-01T00:00:00Z", None)
+    assert not any(cell.beyond for cell in overlay(native, calibration).cells)
+    larger = tuple(
+        replace(cell, deployment=cell.deployment.model_copy(update={"batch_size": 16}))
+        for cell in native.cells
+    )
+    found = overlay(replace(native, cells=larger), calibration)
+    assert all("batch 16: 1 measured" in cell.beyond for cell in found.of("itl_s"))
+    assert not any(cell.beyond for cell in found.of("held_bytes"))
 
 
 def test_predictions_are_read_back(run: Run) -> None:

@@ -30,8 +30,8 @@ from ctxsweep.report.predicted_charts import entries, names
 from ctxsweep.report.terminal import print_summary
 
 HELD_OUT: dict[PredictedMetric, Errors] = {
-    "itl_s": Errors(median=0.1094, p90=0.4, worst=0.77, cells=72),
-    "held_bytes": Errors(median=0, p90=0, worst=0, cells=72),
+    "itl_s": Errors(median=0.1094, p90=0.4, worst=0.77, cells=72, low=0.6, high=2.5, coverage=0.97),
+    "held_bytes": Errors(median=0, p90=0, worst=0, cells=72, low=1, high=1, coverage=0.97),
 }
 
 
@@ -105,9 +105,7 @@ def test_a_forecast_is_told_by_its_errors(summary: Summary, forecast: Prediction
     table = predicted_table(summary, forecast)
     assert table.rows[0][1] == "10% off (worst 10%)"
     assert "results/calibration/box.yaml, made 2026-01-02" in table.notes[0]
-    assert (
-        "Cells that a fit had not seen: decode 11% off, weights and cache exact" in table.notes[1]
-    )
+    assert "What a fit had not seen: decode 11% off, weights and cache exact" in table.notes[1]
     assert "decode 10% off" in predicted_line(forecast)
 
 
@@ -145,6 +143,24 @@ def test_both_bases_of_a_series_are_told_apart(bounds: Predictions, forecast: Pr
     assert cells_text(()) == "–"
 
 
+def test_extrapolated_cells_are_marked(summary: Summary, forecast: Predictions) -> None:
+    reason = "context 1,048,576: 1,024 to 131,072 measured"
+    cells = [
+        cell.model_copy(update={"beyond": (reason,)}) if cell.metric == "itl_s" else cell
+        for cell in forecast.cells
+    ]
+    marked = forecast.model_copy(update={"cells": tuple(cells)})
+    table, gqa = predicted_table(summary, marked), len(marked.of("itl_s", series="gqa"))
+    assert table.rows[0][1] == f"10% off (worst 10%), {gqa} of {gqa} extrapolated*"
+    assert any(note.startswith("* Beyond") and reason in note for note in table.notes)
+    all_cells = len(marked.of("itl_s"))
+    assert f"{all_cells} of {2 * all_cells} forecasts are extrapolated" in predicted_line(marked)
+    assert "xtrapolated" not in predicted_line(forecast)
+    assert not any("Beyond" in note for note in predicted_table(summary, forecast).notes)
+    rows = str(specs_of(summary, marked)["predicted_decode"])
+    assert ", extrapolated" in rows
+
+
 def test_the_page_and_its_plots_hold_them(
     summary: Summary, forecast: Predictions, tmp_path: Path
 ) -> None:
@@ -176,7 +192,9 @@ def test_the_terminal_says_it(summary: Summary, bounds: Predictions) -> None:
     assert "decode 25% of the bound" in " ".join(out.getvalue().split())
 
 
-def overview(held_out: dict[PredictedMetric, Errors]) -> CalibrationOverview:
+def overview(
+    held_out: dict[PredictedMetric, Errors], untold: tuple[str, ...] = ()
+) -> CalibrationOverview:
     group = GroupOverview(
         engine="native float32",
         kind="attention",
@@ -184,6 +202,7 @@ def overview(held_out: dict[PredictedMetric, Errors]) -> CalibrationOverview:
         cells=16,
         call_s=3.7e-4,
         shares={"linear": 0.4},
+        untold=untold,
         held_out=held_out,
     )
     return CalibrationOverview(
@@ -212,6 +231,13 @@ def test_calibrate_begins_with_the_answer() -> None:
     assert "box, cpu, 1 thread; fitted to all cells of one." in text
     assert text.rstrip().endswith("Written: results/calibration/box.yaml")
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_shares_that_are_not_told_apart_are_marked() -> None:
+    text = " ".join(printed(overview(HELD_OUT, untold=("weights",))).split())
+    assert "370 µs*" in text
+    assert "* holds the reading of weights too, which these cells do not tell from it" in text
+    assert "*" not in printed(overview(HELD_OUT))
 
 
 def test_without_held_out_cells_no_error_is_claimed() -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 from ctxsweep.frozen import Frozen
 
 PREDICTIONS_VERSION = 1
+COVERED = 0.95
 
 Basis = Literal["bound", "formula", "calibration"]
 PredictedMetric = Literal["itl_s", "prefill_s", "held_bytes", "process_peak_bytes"]
@@ -34,18 +35,33 @@ class Errors(Frozen):
     p90: float = Field(ge=0, description="9 of 10 cells lie nearer.")
     worst: float = Field(ge=0)
     cells: int = Field(ge=1)
+    low: float = Field(gt=0, description="Measured over predicted, near its least.")
+    high: float = Field(gt=0, description="Measured over predicted, near its most.")
+    coverage: float = Field(
+        ge=0, lt=1, description="Chance that another cell's lies between low and high."
+    )
 
     @classmethod
     def of(cls, errors: Iterable[float]) -> Self | None:
-        """Of signed relative errors; None of none."""
-        sizes = np.abs(np.fromiter(errors, dtype=float))
-        if not len(sizes):
+        """Of signed relative errors (predicted / measured − 1, above −1); None of none.
+
+        ``low`` and ``high`` are the innermost order statistics that cover ``COVERED`` of further
+        cells like these, j to n + 1 − j covering 1 − 2j / (n + 1); below 39 cells that is the
+        least and the most, and they cover less.
+        """
+        signed = np.sort(np.fromiter(errors, dtype=float))
+        if not len(signed):
             return None
+        sizes, count = np.abs(signed), len(signed)
+        rank = max(1, int((1 - COVERED) * (count + 1) / 2 + 1e-9))
         return cls(
             median=float(np.median(sizes)),
             p90=float(np.quantile(sizes, 0.9)),
             worst=float(sizes.max()),
-            cells=len(sizes),
+            cells=count,
+            low=1 / (1 + float(signed[-rank])),
+            high=1 / (1 + float(signed[rank - 1])),
+            coverage=max(0.0, 1 - 2 * rank / (count + 1)),
         )
 
 
@@ -59,6 +75,9 @@ class PredictedCell(Frozen):
     basis: Basis
     predicted: float = Field(gt=0)
     measured: float = Field(gt=0)
+    beyond: tuple[str, ...] = Field(
+        (), description="Of a calibration: what lies outside of what it was fitted to."
+    )
 
     @property
     def error(self) -> float:
@@ -86,6 +105,9 @@ class GroupOverview(Frozen):
     cells: int
     call_s: float
     shares: dict[str, float] = Field(description="Of which ceiling, by part.")
+    untold: tuple[str, ...] = Field(
+        (), description="Shares not told from the overhead, which holds what they cost."
+    )
     held_out: dict[PredictedMetric, Errors]
 
 
@@ -97,6 +119,7 @@ class CalibrationOverview(Frozen):
     threads: int
     runs: tuple[str, ...]
     held_out: dict[PredictedMetric, Errors]
+    whole_prefill: Errors | None = None
     longer: dict[PredictedMetric, Errors]
     groups: tuple[GroupOverview, ...]
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ctxsweep.analysis.ceilings import highest, kind_of
 from ctxsweep.analysis.crossover import all_crossovers
 from ctxsweep.analysis.drift import drift_of, log_deviation
 from ctxsweep.analysis.frontier_summary import FrontierSummary
@@ -114,20 +115,14 @@ def _with_best_ceilings(records: list[Record]) -> list[Record]:
 
     Each child measures them, for a moment; one that was disturbed then would show shares above 1.
     """
-    best: dict[tuple[str, int], Ceilings] = {}
+    seen: dict[tuple[str, int], list[Ceilings]] = defaultdict(list)
     for record in records:
-        if (seen := record.ceilings) is not None:
-            known = best.get((seen.device, seen.threads), seen)
-            rates = known.matmul_flops_per_s | {
-                dtype: max(rate, known.matmul_flops_per_s.get(dtype, 0.0))
-                for dtype, rate in seen.matmul_flops_per_s.items()
-            }
-            read = max(known.read_bytes_per_s, seen.read_bytes_per_s)
-            update = {"matmul_flops_per_s": rates, "read_bytes_per_s": read}
-            best[seen.device, seen.threads] = known.model_copy(update=update)
+        if record.ceilings is not None:
+            seen[kind_of(record.ceilings)].append(record.ceilings)
+    best = {kind: highest(readings) for kind, readings in seen.items()}
     return [
-        record.model_copy(update={"ceilings": best[seen.device, seen.threads]})
-        if (seen := record.ceilings) is not None
+        record.model_copy(update={"ceilings": best[kind_of(record.ceilings)]})
+        if record.ceilings is not None
         else record
         for record in records
     ]

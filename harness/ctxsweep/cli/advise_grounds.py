@@ -20,7 +20,8 @@ from ctxsweep.planning.advice.candidates import Candidate
 from ctxsweep.planning.advice.evidence import Grounds
 from ctxsweep.planning.advice.needs import THIS_MACHINE, Needs
 from ctxsweep.planning.calibration import file as calibration_file
-from ctxsweep.planning.calibration.calibration import BadCalibration, Calibration
+from ctxsweep.planning.calibration.calibration import Calibration
+from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.planning.devices import Device, this_machine
 from ctxsweep.records import Series
 from ctxsweep.store import RunFolder, StoreError

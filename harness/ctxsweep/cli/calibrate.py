@@ -67,9 +67,9 @@ def calibrate(
 
 def fitted(names: Sequence[str], results: Path, *, hold_out: bool = True) -> Calibration:
     """The calibration of runs by name; of the latest of ``long_ctx`` without any."""
-    from ctxsweep.planning.calibration.calibration import BadCalibration
     from ctxsweep.planning.calibration.fit import calibrate as fit
     from ctxsweep.planning.calibration.observed import observe
+    from ctxsweep.planning.calibration.speeds import BadCalibration
     from ctxsweep.store import utc_now
 
     folders = run_folders(names, results)

@@ -20,6 +20,13 @@ from ctxsweep.report.predicted import EXACT, SHORT, percent
 from ctxsweep.report.printer import Printer
 from ctxsweep.report.units import SECONDS
 
+MIXED = "*"
+UNTOLD = {
+    "weights": "the reading of weights",
+    "cache": "the reading of cache or state",
+    "linear": "products with weights",
+    "attention": "products with the cache",
+}
 COLUMNS: tuple[tuple[PredictedMetric, str], ...] = (
     ("itl_s", "Decode"),
     ("prefill_s", "Prefill"),
@@ -39,8 +46,14 @@ def print_calibration(
     if made.held_out:
         say.line(
             "Of every series, each half of the contexts (every second one) was predicted by a "
-            "fit of the other half."
+            "fit of the other half; prefill is judged by what each context adds to the one before "
+            "it, since a climb to the longer passes the shorter; the peak of the process, which "
+            "carries over to all that follow, on the longer half."
         )
+        if made.whole_prefill is not None:
+            say.line(
+                f"Whole prefills, a part of which these fits saw: {_spread(made.whole_prefill)}."
+            )
     else:
         say.line(
             "No cells were held out, so how far predictions lie off is not known: that takes "
@@ -51,6 +64,13 @@ def print_calibration(
     say.line("")
     console.print(_table(say, made.groups, console.is_terminal))
     say.line("Overhead: what a layer costs every call, besides arithmetic and reading.")
+    mixed = {part for group in made.groups for part in group.untold}
+    if mixed:
+        words = " and ".join(UNTOLD[part] for part in UNTOLD if part in mixed)
+        say.line(
+            f"{MIXED} holds {words} too, which these cells do not tell from it (share put at 100%)"
+            "; of a model of another size a forecast is then a guess."
+        )
     untold = [group for group in made.groups if not group.held_out]
     if untold and made.held_out:
         say.line("–: too few contexts to hold half of them out; four will do.")
@@ -76,6 +96,10 @@ def _answer(metric: PredictedMetric, errors: Errors) -> str:
         f"{SHORT[metric]}: median error {percent(errors.median)} on {cells} it had not seen "
         f"(9 of 10 below {percent(errors.p90)})"
     )
+
+
+def _spread(errors: Errors) -> str:
+    return f"{percent(errors.median)} (9 of 10 below {percent(errors.p90)})"
 
 
 def _short(errors: Mapping[PredictedMetric, Errors]) -> str:
@@ -104,7 +128,11 @@ def _table(say: Printer, groups: tuple[GroupOverview, ...], framed: bool) -> Tab
 def _row(group: GroupOverview, indent: str) -> tuple[str, ...]:
     errors = (_error(group.held_out.get(metric)) for metric, _ in COLUMNS)
     name = f"{indent}{group.kind}: {', '.join(group.models)}"
-    return (name, str(group.cells), *errors, SECONDS.text(group.call_s))
+    return (name, str(group.cells), *errors, f"{SECONDS.text(group.call_s)}{_mark(group)}")
+
+
+def _mark(group: GroupOverview) -> str:
+    return MIXED if group.untold else ""
 
 
 def _error(found: Errors | None) -> str:

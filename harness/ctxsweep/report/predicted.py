@@ -42,6 +42,7 @@ def predicted_table(summary: Summary, predictions: Predictions | None) -> Table:
         if any(predictions.of(metric, series=name) for metric in metrics)
     ]
     notes = [*_basis(predictions)]
+    notes += _beyond(predictions)
     notes += [f"{name}: nothing was predicted: {why}." for name, why in predictions.missing.items()]
     heads = ("Series", *(HEADS[metric] for metric in metrics))
     return Table("predicted", TITLE, heads, rows, tuple(notes) if rows else ())
@@ -65,18 +66,23 @@ def predicted_line(predictions: Predictions | None) -> str:
         return f"{line} Forecasts in place of bounds: ctxsweep calibrate."
     if predictions.fitted_to_this_run:
         return f"{line} The calibration was fitted to this very run."
-    return line
+    beyond = sum(bool(cell.beyond) for cell in predictions.cells)
+    fitted = sum(cell.basis == "calibration" for cell in predictions.cells)
+    return f"{line} {beyond} of {fitted} forecasts are extrapolated." if beyond else line
 
 
 def cells_text(cells: tuple[PredictedCell, ...]) -> str:
-    """``9.4% off (worst 35%)``, ``37% of the bound (31% to 50%)``, ``exact``."""
+    """``9.4% off (worst 35%)``, ``37% of the bound (31% to 50%)``, ``exact``; with ``*`` and how
+    many of them lie beyond what the calibration was fitted to."""
     bounds = [cell for cell in cells if cell.basis == "bound"]
     found = errors([cell for cell in cells if cell.basis != "bound"])
     reached = shares(bounds)
     said = []
     if found is not None:
         off = f"{percent(found.median)} off (worst {percent(found.worst)})"
-        said.append("exact" if found.worst < EXACT else off)
+        beyond = sum(bool(cell.beyond) for cell in cells)
+        extrapolated = f", {beyond} of {found.cells} extrapolated*" if beyond else ""
+        said.append("exact" if found.worst < EXACT else f"{off}{extrapolated}")
     if reached is not None:
         middle, least, most = (percent(share) for share in reached)
         said.append(f"{middle} of the bound ({least} to {most})")
@@ -87,6 +93,24 @@ def percent(share: float) -> str:
     """Two significant digits: ``9.4%``, ``0.34%``, ``120%``."""
     value = 100 * share
     return f"{value:.0f}%" if value >= 10 else f"{float(f'{value:.2g}'):g}%"
+
+
+def _beyond(predictions: Predictions) -> list[str]:
+    """What lies outside of what the calibration was fitted to, by series."""
+    outside: dict[str, dict[str, None]] = {}
+    for cell in predictions.cells:
+        for reason in cell.beyond:
+            outside.setdefault(cell.series, {})[reason] = None
+    if not outside:
+        return []
+    parts = [f"{name}: {_listed(list(reasons))}" for name, reasons in outside.items()]
+    return [f"* Beyond what the calibration was fitted to. {'; '.join(parts)}."]
+
+
+def _listed(reasons: list[str]) -> str:
+    """The first and the last of many: they come by context."""
+    few = reasons if len(reasons) < 4 else [reasons[0], "…", reasons[-1]]
+    return ", ".join(few)
 
 
 def _median(cells: list[PredictedCell]) -> str:
@@ -122,7 +146,10 @@ def _basis(predictions: Predictions) -> list[str]:
         if metric in used.held_out
     ]
     if known:
-        notes.append(f"Cells that a fit had not seen: {', '.join(known)} (medians).")
+        notes.append(
+            f"What a fit had not seen: {', '.join(known)} (medians; of prefill what each context "
+            "adds to the one before it)."
+        )
     if predictions.fitted_to_this_run:
         notes.append("It was fitted to this very run: these are errors of a fit, not a forecast.")
     return notes

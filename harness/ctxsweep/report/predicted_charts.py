@@ -95,7 +95,8 @@ def _predicted_rows(predictions: Predictions, metric: PredictedMetric) -> list[R
             "x": cell.context_tokens,
             "y": cell.predicted,
             "context": TOKENS.text(cell.context_tokens),
-            "value": _beside(cell.predicted, cell.measured, unit),
+            "value": _beside(cell.predicted, cell.measured, unit)
+            + (", extrapolated" if cell.beyond else ""),
         }
         for cell in predictions.of(metric)
     ]

@@ -18,7 +18,8 @@ from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.analysis.wording import context_label
 from ctxsweep.planning.advice.candidates import Candidate
 from ctxsweep.planning.advice.decision import Figure
-from ctxsweep.planning.calibration.calibration import BadCalibration, Calibration
+from ctxsweep.planning.calibration.calibration import Calibration
+from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import Device
 from ctxsweep.planning.roofline import predict

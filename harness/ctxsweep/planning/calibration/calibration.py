@@ -1,20 +1,6 @@
-"""What a machine makes of its ceilings: speeds fitted to its own runs, and times from them.
-
-The time of calls is that of three parts, one after the other::
-
-    seconds = layers · calls · call_s
-            + max(weights read / B, products with weights / F) / its share of the ceiling
-            + max(cache read / B, products with the cache / F) / its share of the ceiling
-
-F and B are the ceilings that the runs measured. Which side of a ``max`` counts is settled at the
-ceilings themselves, as a roofline does, so that the time is linear in what is fitted. Prefill and
-decode are the same sum for other calls and have their speeds in common. No share is above 1: a
-prediction never beats the bound.
-"""
+"""What a machine makes of its ceilings: speeds fitted to its own runs, and times from them."""
 
 from __future__ import annotations
-
-from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -26,62 +12,17 @@ from ctxsweep.analysis.predicted import (
 )
 from ctxsweep.frozen import Frozen
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.planning.demand import Demand, decode_demand, prefill_demand
+from ctxsweep.planning.calibration.code_path import CodePath, code_path
+from ctxsweep.planning.calibration.speeds import Speeds, columns, demand_of, held_bytes
 from ctxsweep.planning.deployment import Deployment
-from ctxsweep.planning.footprint import cache_bytes, weights_bytes
-from ctxsweep.records import Ceilings, DType, KVDType
+from ctxsweep.planning.footprint import weights_bytes
+from ctxsweep.records import Ceilings
 
-CALIBRATION_VERSION = 1
-DTYPES: tuple[DType, ...] = get_args(DType)
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Columns = tuple[float, float, float, float, float]
-"""What a call's time is made of, in seconds at the ceilings (the first in layers · calls)."""
-
-
-class BadCalibration(ValueError):
-    """A calibration that cannot be read or used here; the message names the file and why."""
-
-
-class CodePath(Frozen):
-    """What decides which code runs: series that share it share their speeds."""
-
-    backend: str
-    dtype: DType
-    kv_dtype: KVDType = Field(description="As held, never auto.")
-    mixers: tuple[str, ...] = Field(description="Kinds of layers, sorted.")
-    experts: bool = False
-    window: bool = False
-
-    @property
-    def engine(self) -> str:
-        """``native float32``."""
-        return f"{self.backend} {self.dtype}"
-
-    @property
-    def kind(self) -> str:
-        """``attention, fp8_e4m3 cache, experts``."""
-        words = [" + ".join(self.mixers)]
-        words += [f"{self.kv_dtype} cache"] if self.kv_dtype != self.dtype else []
-        words += ["experts"] if self.experts else []
-        words += ["window"] if self.window else []
-        return ", ".join(words)
-
-
-class Speeds(Frozen):
-    """Fitted figures of one code path. A share is of the ceiling that the runs measured."""
-
-    call_s: float = Field(ge=0, description="Seconds that a layer of a call costs besides.")
-    linear: Share = Field(1.0, description="Of arithmetic, in products with weights.")
-    attention: Share = Field(1.0, description="Of arithmetic, in products with the cache.")
-    weights: Share = Field(1.0, description="Of read bandwidth, over weights.")
-    cache: Share = Field(1.0, description="Of read bandwidth, over cache or state.")
-
-    def seconds(self, columns: Columns) -> float:
-        """The time of calls."""
-        layers, *parts = columns
-        shares = (self.linear, self.attention, self.weights, self.cache)
-        return layers * self.call_s + sum(p / s for p, s in zip(parts, shares, strict=True))
+CALIBRATION_VERSION = 2
+SPAN = 2.0
+"""Factor by which a context, batch or size may lie beyond the smallest or largest measured."""
+CALL_SPAN = 4.0
+"""The same of tokens in a prefill call, which the model counts as calls of their own."""
 
 
 class ProcessMemory(Frozen):
@@ -98,6 +39,7 @@ class Measured(Frozen):
     contexts: tuple[int, int]
     batch_sizes: tuple[int, int]
     weights_bytes: tuple[int, int]
+    call_tokens: tuple[int, int] = Field(description="Of a prefill call, all sequences together.")
     cells: int
 
 
@@ -106,10 +48,17 @@ class Group(Frozen):
 
     path: CodePath
     speeds: Speeds
+    untold: tuple[str, ...] = Field(
+        (),
+        description="Shares that stayed at the ceiling because the cells do not tell them from the "
+        "overhead: call_s holds what they cost.",
+    )
     memory: ProcessMemory | None = None
     measured: Measured
     held_out: dict[PredictedMetric, Errors] = Field(
-        default_factory=dict, description="On cells that a fit had not seen."
+        default_factory=dict,
+        description="On what a fit had not seen: decode steps, what a rung adds to the prefill, "
+        "the peak of the process at longer contexts.",
     )
     fitted: dict[PredictedMetric, Errors] = Field(
         default_factory=dict, description="On the cells of the fit itself."
@@ -144,6 +93,7 @@ class Group(Frozen):
             cells=self.measured.cells,
             call_s=self.speeds.call_s,
             shares=self.speeds.model_dump(exclude={"call_s"}),
+            untold=self.untold,
             held_out=self.held_out,
         )
 
@@ -158,7 +108,11 @@ class Calibration(Frozen):
     commit: str | None = None
     runs: tuple[str, ...]
     held_out: dict[PredictedMetric, Errors] = Field(
-        default_factory=dict, description="Every cell predicted by a fit of the other contexts."
+        default_factory=dict,
+        description="As of a group, over all: by fits of the other half of the contexts.",
+    )
+    whole_prefill: Errors | None = Field(
+        None, description="Whole prefills by the same fits, which saw a part of their chunks."
     )
     longer: dict[PredictedMetric, Errors] = Field(
         default_factory=dict, description="The longer contexts, by a fit of the shorter half."
@@ -207,6 +161,7 @@ class Calibration(Frozen):
             threads=self.ceilings.threads,
             runs=self.runs,
             held_out=self.held_out,
+            whole_prefill=self.whole_prefill,
             longer=self.longer,
             groups=tuple(group.overview() for group in self.groups),
         )
@@ -229,74 +184,36 @@ class Calibration(Frozen):
         deployment: Deployment,
         context_tokens: int,
         backend: str = "native",
+        metric: PredictedMetric | None = None,
     ) -> tuple[str, ...]:
-        """What lies outside of what was measured, in words; empty if nothing does."""
+        """What lies outside of what was measured, in words; empty if nothing does.
+
+        The tokens of a prefill call say nothing of another metric than ``prefill_s``.
+        """
         group = self.group(config, deployment, backend)
         if group is None:
             return ("no model of this kind was measured",)
         span = group.measured
         weights = weights_bytes(config, deployment)
-        found = (
-            ("context", context_tokens, span.contexts),
-            ("batch", deployment.batch_size, span.batch_sizes),
-            ("bytes of weights", weights, span.weights_bytes),
-        )
+        found = [
+            ("context", context_tokens, span.contexts, SPAN),
+            ("batch", deployment.batch_size, span.batch_sizes, SPAN),
+            ("bytes of weights", weights, span.weights_bytes, SPAN),
+        ]
+        if metric in (None, "prefill_s"):
+            tokens = call_tokens(deployment, context_tokens)
+            found += [("tokens of a prefill call", tokens, span.call_tokens, CALL_SPAN)]
         return tuple(
-            f"{what} {value:,}: {low:,} to {high:,} measured"
-            for what, value, (low, high) in found
-            if not low * 0.5 <= value <= high * 2
+            f"{what} {value:,}: {_span(low, high)} measured"
+            for what, value, (low, high), factor in found
+            if not low / factor <= value <= high * factor
         )
 
 
-def code_path(config: ModelConfig, deployment: Deployment, backend: str) -> CodePath | None:
-    """The code path of a model as it is deployed; None for what no backend here runs."""
-    dtype = next((name for name in DTYPES if name == deployment.weight_dtype), None)
-    if dtype is None or deployment.tensor_parallel > 1:
-        return None
-    mixers = tuple(sorted(set(config.layer_mixers())))
-    attends = "attention" in mixers
-    held = dtype if deployment.kv_dtype == "auto" or not attends else deployment.kv_dtype
-    return CodePath(
-        backend=backend,
-        dtype=dtype,
-        kv_dtype=held,
-        mixers=mixers,
-        experts=bool(config.ffn and config.ffn.experts),
-        window=bool(attends and config.attention and config.attention.span),
-    )
+def call_tokens(deployment: Deployment, context_tokens: int) -> int:
+    """Tokens of a prefill call, all sequences together."""
+    return min(deployment.prefill_chunk, context_tokens * deployment.batch_size)
 
 
-def demand_of(
-    metric: PredictedMetric, config: ModelConfig, deployment: Deployment, context_tokens: int
-) -> Demand:
-    """What a prefill of the context, or a decode step after it, asks for."""
-    storage, batch = deployment.storage, deployment.batch_size
-    if metric == "itl_s":
-        return decode_demand(config, storage, context_tokens, batch)
-    chunk = max(1, deployment.prefill_chunk // batch)
-    return prefill_demand(config, storage, context_tokens, batch, min(chunk, context_tokens))
-
-
-def columns(
-    config: ModelConfig, deployment: Deployment, demanded: Demand, ceilings: Ceilings
-) -> Columns:
-    """The parts of calls in seconds at the ceilings. Raises ``BadCalibration``."""
-    rate = ceilings.matmul_flops_per_s.get(deployment.activation_dtype)
-    if not rate:
-        raise BadCalibration(f"no ceiling was measured for {deployment.activation_dtype}")
-    linear = (demanded.linear_flops + demanded.scan_flops) / rate
-    attention = demanded.attention_flops / rate
-    weights = demanded.weight_bytes / ceilings.read_bytes_per_s
-    cache = demanded.cache_bytes / ceilings.read_bytes_per_s
-    return (
-        float(config.num_layers * demanded.calls),
-        linear if linear > weights else 0.0,
-        attention if attention > cache else 0.0,
-        weights if weights >= linear else 0.0,
-        cache if cache >= attention else 0.0,
-    )
-
-
-def held_bytes(config: ModelConfig, deployment: Deployment, context_tokens: int) -> int:
-    """Weights and used cache at a context, exact."""
-    return weights_bytes(config, deployment) + cache_bytes(config, deployment, context_tokens)
+def _span(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from ctxsweep.planning.calibration.calibration import (
     CALIBRATION_VERSION,
-    BadCalibration,
     Calibration,
 )
+from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.records import Ceilings
 from ctxsweep.store import write_atomic
 

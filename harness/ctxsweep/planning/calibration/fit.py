@@ -5,6 +5,9 @@ what is left is spread over the parts, so that no share of a ceiling can exceed 
 others count for less (Huber's weights, J. Ann. Math. Stat. 35, 1964), since a machine that was
 disturbed for a moment is slow, not different. Parts that the cells cannot tell apart, such as
 weights and calls where all models of a group are of one size, are pulled weakly to their bound.
+
+A rung of a ladder is a climb through all rungs below, so that the prefill of a whole context would
+show a fit what it is to be judged on. Prefill is fitted and judged on what each rung adds.
 """
 
 from __future__ import annotations
@@ -16,21 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
+from ctxsweep.analysis.ceilings import highest
 from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
 from ctxsweep.planning.calibration.calibration import (
-    BadCalibration,
     Calibration,
-    CodePath,
     Group,
     Measured,
     ProcessMemory,
+    call_tokens,
+)
+from ctxsweep.planning.calibration.code_path import CodePath, code_path
+from ctxsweep.planning.calibration.observed import Observed, Run
+from ctxsweep.planning.calibration.speeds import (
+    PARTS,
+    BadCalibration,
+    Columns,
     Speeds,
-    code_path,
+    added_demand,
     columns,
     demand_of,
     held_bytes,
 )
-from ctxsweep.planning.calibration.observed import Observed, Run, highest
 from ctxsweep.planning.footprint import weights_bytes
 from ctxsweep.records import Ceilings
 
@@ -41,11 +50,12 @@ TUNING = 1.5  # scatters beyond which a cell counts for less
 MIN_CONTEXTS = 2
 MIN_HELD_OUT = 4
 """Contexts that a series must have for half of them to be held out."""
-TIMES: tuple[PredictedMetric, ...] = ("itl_s", "prefill_s")
+TOLD = 0.995  # a share above it was left at the ceiling
+WHOLE = "whole_prefill"
 
 Floats = NDArray[np.float64]
-Missed = dict[PredictedMetric, list[float]]
-"""Signed relative errors by metric."""
+Missed = dict[str, list[float]]
+"""Signed relative errors by metric: ``prefill_s`` of what a rung adds, ``WHOLE`` of all of it."""
 Split = Callable[[Sequence[int]], tuple[tuple[set[int], set[int]], ...]]
 """From a series' contexts, ascending, to pairs: contexts to fit to, contexts to predict."""
 
@@ -68,7 +78,7 @@ def by_path(cells: Iterable[Observed], ceilings: Ceilings) -> dict[CodePath, lis
     for cell in cells:
         path = code_path(cell.config, cell.deployment, cell.backend)
         known = path is not None and cell.here and path.dtype in ceilings.matmul_flops_per_s
-        if path is not None and known and any(metric in cell.values for metric in TIMES):
+        if path is not None and known and ("itl_s" in cell.values or cell.added_s):
             groups[path].append(cell)
     return {
         path: rows
@@ -82,9 +92,10 @@ def calibrate(
 ) -> Calibration:
     """The speeds of a machine from its runs, fitted to all cells.
 
-    With ``hold_out`` the errors on cells not seen come first, in all and by code path: each half of
-    the contexts predicted by a fit of the other half, and the longer half by one of the shorter.
-    Raises ``BadCalibration``.
+    With ``hold_out`` the errors on what was not seen come first, in all and by code path: each half
+    of the contexts predicted by a fit of the other half, and the longer half by one of the shorter.
+    The peak of a process carries over to all later rungs, so that only the latter says anything of
+    it. Raises ``BadCalibration``.
     """
     try:
         ceilings = highest([run.ceilings for run in runs if run.ceilings is not None])
@@ -103,17 +114,24 @@ def calibrate(
     for path, rows in paths.items():
         group = fit_group(path, rows, ceilings)
         if hold_out:
-            alternated.append(unseen(path, rows, ceilings, alternating))
-            extrapolated.append(unseen(path, rows, ceilings, shorter_half))
-            group = group.model_copy(update={"held_out": summed(alternated[-1:])})
+            later = unseen(path, rows, ceilings, shorter_half)
+            each = unseen(path, rows, ceilings, alternating)
+            if any(row.rung for row in rows):
+                each.pop("process_peak_bytes", None)
+                each |= {k: v for k, v in later.items() if k == "process_peak_bytes"}
+            alternated.append(each)
+            extrapolated.append(later)
+            group = group.model_copy(update={"held_out": summed([each])})
         groups.append(group)
+    whole = [error for part in alternated for error in part.get(WHOLE, ())]
     return Calibration(
         machine=machine,
-        ceilings=ceilings,
+        ceilings=ceilings.model_copy(update={"by_threads": {}}),
         made_at=made_at,
         commit=commit,
         runs=tuple(run.run_id for run in runs),
         held_out=summed(alternated),
+        whole_prefill=Errors.of(whole),
         longer=summed(extrapolated),
         groups=tuple(groups),
     )
@@ -121,9 +139,11 @@ def calibrate(
 
 def fit_group(path: CodePath, rows: Sequence[Observed], ceilings: Ceilings) -> Group:
     """One code path's speeds and memory, with its errors on these very cells."""
+    speeds, untold = _speeds(rows, ceilings)
     group = Group(
         path=path,
-        speeds=_speeds(rows, ceilings),
+        speeds=speeds,
+        untold=untold,
         memory=_memory(rows),
         measured=_measured(rows),
     )
@@ -154,12 +174,21 @@ def missed(group: Group, rows: Iterable[Observed], ceilings: Ceilings) -> Missed
             value = row.values.get(metric)
             said = group.predict(metric, row.config, row.deployment, row.context_tokens, ceilings)
             if value is not None and said is not None:
-                found[metric].append(said / value - 1)
+                found[WHOLE if metric == "prefill_s" else metric].append(said / value - 1)
+        if row.added_s:
+            said = group.speeds.seconds(_added(row, ceilings))
+            found["prefill_s"].append(said / row.added_s - 1)
     return dict(found)
 
 
+def _added(row: Observed, ceilings: Ceilings) -> Columns:
+    """The parts of the prefill that a cell adds to the one before."""
+    asked = added_demand(row.config, row.deployment, row.begins_tokens, row.context_tokens)
+    return columns(row.config, row.deployment, asked, ceilings)
+
+
 def summed(
-    parts: Iterable[Mapping[PredictedMetric, Sequence[float]]],
+    parts: Iterable[Mapping[str, Sequence[float]]],
 ) -> dict[PredictedMetric, Errors]:
     """Errors by metric over several groups."""
     found: Missed = defaultdict(list)
@@ -170,22 +199,25 @@ def summed(
     return {metric: errors for metric, errors in told.items() if errors is not None}
 
 
-def _speeds(rows: Sequence[Observed], ceilings: Ceilings) -> Speeds:
+def _speeds(rows: Sequence[Observed], ceilings: Ceilings) -> tuple[Speeds, tuple[str, ...]]:
+    """Fitted speeds, and the shares that the cells do not tell from the overhead."""
     parts, times = [], []
     for row in rows:
-        for metric in TIMES:
-            if metric in row.values:
-                asked = demand_of(metric, row.config, row.deployment, row.context_tokens)
-                parts.append(columns(row.config, row.deployment, asked, ceilings))
-                times.append(row.values[metric])
+        if "itl_s" in row.values:
+            asked = demand_of("itl_s", row.config, row.deployment, row.context_tokens)
+            parts.append(columns(row.config, row.deployment, asked, ceilings))
+            times.append(row.values["itl_s"])
+        if row.added_s:
+            parts.append(_added(row, ceilings))
+            times.append(row.added_s)
     # As shares of each cell's time; the first column, calls, is in milliseconds.
     shares = np.array(parts) * np.array([1e-3, 1, 1, 1, 1]) / np.array(times)[:, None]
     bound = np.array([0.0, 1, 1, 1, 1])
     besides = robust_nnls(shares, 1 - shares @ bound, np.array([0, PULL, PULL, PULL, PULL]))
-    linear, attention, weights, cache = 1 / (1 + besides[1:])
-    return Speeds(
-        call_s=besides[0] * 1e-3, linear=linear, attention=attention, weights=weights, cache=cache
-    )
+    found = dict(zip(PARTS, (1 / (1 + besides[1:])).tolist(), strict=True))
+    there = dict(zip(PARTS, shares[:, 1:].any(axis=0), strict=True))
+    untold = tuple(name for name in PARTS if there[name] and found[name] > TOLD)
+    return Speeds(call_s=besides[0] * 1e-3, **found), untold
 
 
 def _memory(rows: Sequence[Observed]) -> ProcessMemory | None:
@@ -221,10 +253,12 @@ def _measured(rows: Sequence[Observed]) -> Measured:
     contexts = [row.context_tokens for row in rows]
     batches = [row.deployment.batch_size for row in rows]
     weights = [weights_bytes(row.config, row.deployment) for row in rows]
+    calls = [call_tokens(row.deployment, row.context_tokens) for row in rows if row.added_s]
     return Measured(
         models=tuple(dict.fromkeys(row.config.name for row in rows)),
         contexts=(min(contexts), max(contexts)),
         batch_sizes=(min(batches), max(batches)),
         weights_bytes=(min(weights), max(weights)),
+        call_tokens=(min(calls, default=0), max(calls, default=0)),
         cells=len(rows),
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from ctxsweep.analysis.ceilings import highest
 from ctxsweep.analysis.metrics import METRICS
 from ctxsweep.analysis.predicted import PREDICTED, PredictedMetric
+from ctxsweep.analysis.samples import runs
 from ctxsweep.models.catalog import load_config
 from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.deployment import Deployment
@@ -18,6 +22,9 @@ class Observed:
     """One measured cell: what was run, and its figures by metric (s, bytes).
 
     ``here``: whether the process that measured it did the work, and so told its ceilings.
+    A rung of a ladder holds all chunks of the rungs before: ``begins_tokens`` is the context of
+    the one before it, ``added_s`` the prefill from there on (None: not measured in one piece);
+    of an independent cell that is the whole.
     """
 
     series: str
@@ -27,6 +34,9 @@ class Observed:
     context_tokens: int
     values: dict[PredictedMetric, float]
     here: bool = True
+    rung: bool = False
+    begins_tokens: int = 0
+    added_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,9 @@ def observe(run_id: str, records: Iterable[Record]) -> Run:
         except ValueError as error:  # a model that is gone, or that only its engine knows
             missing[series.name] = str(error).splitlines()[0]
     ceilings = [r.ceilings for r in latest.values() if r.ceilings is not None]
+    begins = _begins(measured)
     cells = tuple(
-        observed(record, configs[record.cell.series.name])
+        observed(record, configs[record.cell.series.name], begins.get(record.cell.key, 0))
         for record in measured
         if record.cell.series.name in configs and record.status is Status.OK
     )
@@ -69,7 +80,35 @@ def observe(run_id: str, records: Iterable[Record]) -> Run:
     return Run(run_id, cells, found, problem, missing)
 
 
-def observed(record: Record, config: ModelConfig) -> Observed:
+def _begins(measured: Iterable[Record]) -> dict[str, int]:
+    """Of every rung, by its key, the context of the rung before; ``measured`` by context."""
+    reached: dict[tuple[str, int], int] = {}
+    found = {}
+    for record in measured:
+        cell = record.cell
+        if record.status is Status.OK and _is_rung(record):
+            line = cell.series.name, cell.batch_size
+            found[cell.key] = reached.get(line, 0)
+            reached[line] = cell.context_tokens
+    return found
+
+
+def _is_rung(record: Record) -> bool:
+    return bool(record.engine.get("procedure", record.cell.procedure) == "ladder")
+
+
+def _added_s(record: Record, begins_tokens: int) -> float | None:
+    """Median over the climbs of their chunks from ``begins_tokens`` to the cell's context, s."""
+    totals = []
+    for run in runs(record, "prefill"):
+        ends = run.position + run.tokens
+        there = (run.position >= begins_tokens) & (ends <= record.cell.context_tokens)
+        if run.tokens[there].sum() == record.cell.context_tokens - begins_tokens:
+            totals.append(float(run.wall_s[there].sum()))
+    return float(np.median(totals)) if totals else None
+
+
+def observed(record: Record, config: ModelConfig, begins_tokens: int = 0) -> Observed:
     """One record's figures; metrics that it does not have are absent."""
     cell = record.cell
     found = {name: METRICS[name].of(record) for name in PREDICTED}
@@ -81,6 +120,9 @@ def observed(record: Record, config: ModelConfig) -> Observed:
         context_tokens=cell.context_tokens,
         values={name: value.value for name, value in found.items() if value and value.value > 0},
         here=record.ceilings is not None,
+        rung=_is_rung(record),
+        begins_tokens=begins_tokens,
+        added_s=_added_s(record, begins_tokens),
     )
 
 
@@ -107,24 +149,3 @@ def deployment_of(series: Series, context_tokens: int, batch_size: int) -> Deplo
         page_size=series.page_size,
         reserve_share=0,
     )
-
-
-def highest(seen: Sequence[Ceilings]) -> Ceilings | None:
-    """The highest rates of several readings on one device with as many threads; None of none.
-
-    A child measures for a moment only, and one that was disturbed then reads too low. Raises
-    ``ValueError`` if they are of several devices or numbers of threads.
-    """
-    if not seen:
-        return None
-    kinds = sorted({(c.device, c.threads) for c in seen})
-    if len(kinds) > 1:
-        words = ", ".join(f"{device} with {threads} threads" for device, threads in kinds)
-        raise ValueError(f"ceilings of {words}, not of one kind")
-    rates: dict[str, float] = {}
-    for ceilings in seen:
-        for dtype, rate in ceilings.matmul_flops_per_s.items():
-            rates[dtype] = max(rate, rates.get(dtype, 0.0))
-    read = max(c.read_bytes_per_s for c in seen)
-    update = {"matmul_flops_per_s": rates, "read_bytes_per_s": read, "by_threads": {}}
-    return seen[0].model_copy(update=update)

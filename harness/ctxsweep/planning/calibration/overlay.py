@@ -67,7 +67,18 @@ def _of_cell(
                 basis=found[0],
                 predicted=found[1],
                 measured=measured,
+                beyond=_beyond(metric, cell, calibration) if found[0] == "calibration" else (),
             )
+
+
+def _beyond(
+    metric: PredictedMetric, cell: Observed, calibration: Calibration | None
+) -> tuple[str, ...]:
+    if calibration is None:
+        return ()
+    return calibration.beyond(
+        cell.config, cell.deployment, cell.context_tokens, cell.backend, metric
+    )
 
 
 def _predicted(
