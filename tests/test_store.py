@@ -166,3 +166,9 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(max_size=3), JSON))
 def test_nothing_differs_from_itself(value: dict[str, object]) -> None:
     assert difference(value, json.loads(json.dumps(value))) == ()
+
+
+def test_a_key_that_an_older_version_did_not_know_is_no_difference_while_it_is_null() -> None:
+    assert difference({"a": 1}, {"a": 1, "frontier": None}) == ()
+    assert difference({"a": 1}, {"a": 1, "frontier": {"up": 2}}) == ("frontier.up: (absent) → 2",)
+    assert difference({"a": 1, "b": 3}, {"a": 1}) == ("b: 3 → (absent)",)

@@ -202,14 +202,17 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs, one ``key: old → new`` a leaf; items of a list go by their ``name``."""
+    """What differs, one ``key: old → new`` a leaf; items of a list go by their ``name``.
+
+    A key that is absent equals one that is null: a run from before the key was known has neither.
+    """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [*before, *(key for key in after if key not in before)]
     absent = "(absent)"
     return tuple(
         f"{key}: {before.get(key, absent)} → {after.get(key, absent)}"
         for key in keys
-        if before.get(key, absent) != after.get(key, absent)
+        if before.get(key, "null") != after.get(key, "null")
     )
 
 

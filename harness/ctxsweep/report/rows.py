@@ -25,15 +25,17 @@ def series_names(summary: Summary) -> tuple[str, ...]:
 
 
 def line_names(summary: Summary) -> dict[tuple[str, int, str], str]:
-    """A name per curve: the series, and batch size or procedure where the run has several."""
+    """A name per curve: the series, and batch size or procedure where there are several."""
     batches = {cell.batch_size for cell in summary.cells}
-    procedures = {cell.procedure for cell in summary.cells}
+    procedures: dict[str, set[str]] = {}
+    for cell in summary.cells:
+        procedures.setdefault(cell.series, set()).add(cell.procedure)
     names: dict[tuple[str, int, str], str] = {}
     for cell in summary.cells:
         name = cell.series
         if len(batches) > 1:
             name += f" ×{cell.batch_size}"
-        if len(procedures) > 1:
+        if len(procedures[cell.series]) > 1:
             name += f" {cell.procedure}"
         names[cell.series, cell.batch_size, cell.procedure] = name
     return names
