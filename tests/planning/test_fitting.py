@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ctxsweep.cli.fitting import ALL, models
 from ctxsweep.models.catalog import load_config
+from ctxsweep.planning.answers import Fit
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import device
 from ctxsweep.planning.fitting import fit_table
-from ctxsweep.planning.footprint import footprint, longest_context
+from ctxsweep.planning.footprint import MAX_BATCH, footprint, longest_context
+from ctxsweep.report.predict_fit import headline, markdown, most_sequences
 
 GB = 10**9
 
@@ -64,4 +66,27 @@ def test_a_device_adds_the_least_time_where_it_fits():
 
 def test_all_published_shapes_are_listed_and_no_twins():
     assert "llama-3-8b" in models() and "rwkv7-2.9b" in models()
-    assert not any(name.startswith("tiny-") for name in models())
+    assert not any(name.startswith("tiny-") or name.endswith("-like") for name in models())
+
+
+def test_the_answer_is_of_models_that_were_trained_for_it():
+    found = table("llama-3-8b", "llama-3.1-8b", "rwkv6-14b", context=32768)
+    said = headline(found, found.rows)
+    assert said.startswith("Into 24 GB fit, with 32K tokens, up to llama-3.1-8b in bf16.")
+    assert "Trained for less: rwkv6-14b in int8." in said
+    lone = table("llama-3-8b", context=32768)
+    assert headline(lone, lone.rows).endswith("up to llama-3-8b in bf16: trained for less.")
+
+
+def test_the_most_that_is_sought_is_not_printed_as_a_count():
+    tiny = Fit(weight_dtype="int8", longest_context=None, largest_batch=MAX_BATCH, decode_s=None)
+    assert most_sequences(tiny) == "≥65,536"
+    assert most_sequences(tiny.model_copy(update={"largest_batch": 12})) == "12"
+
+
+def test_several_memories_keep_every_row_and_say_what_their_cells_are():
+    tables = [table("falcon-180b", "llama-3-8b", memory=n * GB) for n in (24, 80)]
+    text = markdown(tables)
+    assert "in brackets how many sequences of 8K tokens fit at once" in text
+    assert text.count("| falcon-180b | 179B | – | – |") == 3
+    assert "states (float32)" in text

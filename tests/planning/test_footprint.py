@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ctxsweep.models.accounting import Storage, cache_bytes
 from ctxsweep.models.accounting_parameters import parameters
 from ctxsweep.models.catalog import load_config, names
+from ctxsweep.models.pages import pages_needed
 from ctxsweep.planning.deployment import (
     WEIGHT_DTYPES,
     BadDeployment,
@@ -23,7 +24,9 @@ from ctxsweep.planning.footprint import (
     largest_batch,
     longest_context,
     reserve_bytes,
+    state_bytes,
     weights_bytes,
+    what_is_too_large,
 )
 
 GB = 10**9
@@ -158,6 +161,67 @@ def test_the_longest_context_fits_and_one_token_more_does_not(name, memory, dtyp
         )
     if longest < most:
         assert not fits(config, deployment, held, longest + 1)
+
+
+def test_a_prefill_call_holds_more_than_its_window():
+    """Mistral-7B, 128 KiB a token: a window of 4096 and a call of 2048 tokens, and a page more for
+    borders; what stays is the window."""
+    held = footprint(load_config("mistral-7b"), Deployment(), 32768)
+    assert held.cache_bytes == 512 * 2**20
+    assert held.cache_bytes + held.prefill_cache_bytes == (4096 + 2048 + 16) * 128 * 1024
+    assert footprint(load_config("mistral-7b"), Deployment(), 4096).prefill_cache_bytes == 0
+    assert footprint(load_config("llama-3-8b"), Deployment(), 32768).prefill_cache_bytes == 0
+
+
+@given(
+    context=st.integers(1, 30_000), chunk=st.integers(1, 5000), page=st.sampled_from([1, 16, 64])
+)
+@settings(max_examples=60, deadline=None)
+def test_one_sequence_behind_a_window_takes_the_pages_of_its_fullest_moment(context, chunk, page):
+    config = load_config("mistral-7b")
+    deployment = Deployment(prefill_chunk=chunk, page_size=page)
+    held = footprint(config, deployment, context)
+    most = pages_needed(context, min(chunk, context), page, 4096) * page * 128 * 1024
+    assert held.cache_bytes + held.prefill_cache_bytes == most
+
+
+def test_sequences_of_one_call_share_its_tokens():
+    config = load_config("mistral-7b")
+    one, eight = (
+        footprint(config, Deployment(batch_size=n), 32768).prefill_cache_bytes for n in (1, 8)
+    )
+    assert one == eight
+
+
+def test_states_in_16_bits_take_half_the_room():
+    config = load_config("mamba-2.8b")
+    values = 64 * 5120 * 16
+    wide, narrow = (state_bytes(config, Deployment(state_dtype=k)) for k in ("float32", "auto"))
+    assert wide - narrow == 2 * values
+    held = [
+        largest_batch(config, Deployment(state_dtype=kind), 24 * GB, 1)
+        for kind in ("float32", "auto")
+    ]
+    assert held[1] > 1.5 * held[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "memory", "part"),
+    [
+        ("falcon-180b", 1, 80, "weights"),
+        ("llama-3-8b", 1, 18, "activations"),
+        ("rwkv7-7.2b", 4096, 24, "states"),
+        ("llama-3-8b", 1 << 12, 24, "cache"),
+        ("llama-3-8b", 1, 24, None),
+    ],
+)
+def test_the_part_that_is_too_much_is_named(name, batch, memory, part):
+    config = load_config(name)
+    # Of 18 GB 16.2 are free: the weights are 16.06, a call of 2048 tokens takes 0.2.
+    found = what_is_too_large(config, Deployment(batch_size=batch), memory * GB)
+    assert (found and found[0]) == part
+    if found:
+        assert found[1] > 0.9 * memory * GB
 
 
 def test_a_window_lets_any_context_in_once_it_fits():

@@ -84,10 +84,30 @@ def test_bytes_per_token_are_the_published_ones(name: str, kib: int) -> None:
 
 def test_a_window_caps_the_cache() -> None:
     found = inspected("mistral-7b", 1024, 8192, 131072)
-    assert found.cache[0].most_bytes == 512 * MIB
+    # Neither end of a window need fall on a page's border: a page more than 512 MiB.
+    assert found.cache[0].most_bytes == 514 * MIB
     assert found.cache[0].at_bytes == (128 * MIB, 512 * MIB, 512 * MIB)
     factors = {row.what: row.factors["10"] for row in found.growth}
     assert factors["cache or state"] == factors["bytes of a decode step"] == 1
+
+
+def test_the_most_of_a_window_is_reached_and_never_exceeded() -> None:
+    config = catalog.load_config("mistral-7b")
+    (most, *_), storage = inspected("mistral-7b", 1024).cache, Storage("bfloat16", "auto", 16)
+    held = [cache_bytes(config, storage, n) for n in range(1, 9000)]
+    assert max(held) == most.most_bytes
+
+
+def test_a_type_that_is_the_weights_own_has_one_row() -> None:
+    found = inspect_model(catalog.load_config("mistral-7b"), (1024,), 1, "bfloat16", "bfloat16")
+    assert [row.kv_dtype for row in found.cache] == ["bfloat16", "fp8_e4m3", "int8"]
+
+
+def test_past_what_a_model_is_stretched_to_is_said() -> None:
+    (within,) = (inspected("qwen2.5-7b-yarn", 65536).remarks,)
+    assert not any("beyond" in remark for remark in within)
+    beyond = inspected("qwen2.5-7b-yarn", 262144).remarks
+    assert any("trained to 32K, stretched to 128K: beyond" in remark for remark in beyond)
 
 
 def test_states_do_not_grow_and_have_no_attention() -> None:

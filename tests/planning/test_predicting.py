@@ -11,7 +11,8 @@ from ctxsweep.planning.answers import Predicted
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import device
 from ctxsweep.planning.predicting import QUANTITIES, predict_all, predicted_cell
-from ctxsweep.planning.remarks import remarks, trained_reach
+from ctxsweep.planning.remarks import reach_words, remarks, stretched_reach, trained_reach
+from ctxsweep.records import RopeScaling
 
 H100 = device("H100")
 CONTEXTS = (1024, 8192, 131072)
@@ -93,6 +94,23 @@ def test_without_a_crossing_the_cheaper_model_is_named():
     ] * 3
 
 
+def test_crossings_end_where_one_no_longer_fits():
+    found = predicted("llama-3-8b", "mamba-2.8b", on=device("RTX-4090"))
+    ends = {one.to_tokens for one in found.crossings}
+    (end,) = ends
+    config = load_config("llama-3-8b")
+    fits = [predicted_cell(config, Deployment(), found.device, n).fits for n in (end, end + 1)]
+    assert fits == [True, False]
+    assert {one.from_tokens for one in found.crossings} == {1024}
+    assert not predicted("falcon-180b", "mamba-2.8b").crossings
+
+
+def test_models_that_need_the_same_are_equal():
+    found = predicted("qwen2.5-7b", "qwen2.5-7b-yarn")
+    assert [one.equal for one in found.crossings] == [True] * 3
+    assert not any(one.equal for one in predicted("llama-3-8b", "mamba-2.8b").crossings)
+
+
 @pytest.mark.parametrize(
     ("model", "deployment", "on", "said"),
     [
@@ -114,14 +132,27 @@ def test_without_a_crossing_the_cheaper_model_is_named():
         ("llama-3-8b", Deployment(tensor_parallel=2), "H100", "not latency"),
         ("llama-3-8b", Deployment(weight_dtype="int4"), "H100", "int4 move fewer bytes"),
         ("llama-3-8b", Deployment(weight_dtype="fp8"), "A100", "A100 does not multiply in fp8"),
+        ("llama-3-8b", Deployment(weight_dtype="int8"), "H100", "activations too (W8A8)"),
+        ("llama-3-8b", Deployment(weight_dtype="int8"), "V100", "V100 does not multiply in int8"),
+        ("llama-3-8b", Deployment(tensor_parallel=16), "H100", "more than the 8 of a node"),
+        ("rwkv7-7.2b", Deployment(), "H100", "States are counted in float32"),
+        ("qwen2.5-7b-yarn", Deployment(), "H100", "Trained to 32K tokens, stretched to 128K"),
         ("llama-3-8b", Deployment(), "T4", "T4 does not multiply in bfloat16"),
         ("mamba-2.8b", Deployment(), "H100", "rate of matrix multiplies"),
         ("mixtral-8x7b", Deployment(), "H100", "Of 8 experts"),
     ],
 )
 def test_remarks_where_they_apply(model, deployment, on, said):
-    found = remarks(load_config(model), deployment, device(on), CONTEXTS)
+    found = remarks(load_config(model), deployment, device(on), (*CONTEXTS, 262144))
     assert any(said in remark for remark in found), found
+
+
+def test_a_device_without_any_16_bit_type_is_said_to_count_at_float32s_rate():
+    plain = H100.model_copy(update={"flops_per_s": {"float32": 1e12}})
+    found = remarks(load_config("llama-3-8b"), Deployment(weight_dtype="int4"), plain, (1024,))
+    assert any("counted at float32's rate" in remark for remark in found)
+    assert any("multiplied in float32" in remark for remark in found)
+    assert not any("at float16" in remark for remark in found)
 
 
 def test_no_remarks_where_there_is_nothing_to_say():
@@ -129,7 +160,17 @@ def test_no_remarks_where_there_is_nothing_to_say():
 
 
 def test_stretched_models_reach_further():
-    assert trained_reach(load_config("qwen2.5-7b-yarn")) == 131072
+    yarn = load_config("qwen2.5-7b-yarn")
+    assert (trained_reach(yarn), stretched_reach(yarn)) == (131072, 131072)
+    assert reach_words(yarn, str) == "trained to 32768, stretched to 131072"
+    plain = load_config("llama-3-8b")
+    assert (stretched_reach(plain), reach_words(plain, str)) == (None, "trained to 8192")
+    assert plain.attention is not None
+    dynamic = plain.attention.model_copy(
+        update={"rope": RopeScaling(rope_type="dynamic", factor=4.0)}
+    )
+    anybody = plain.model_copy(update={"attention": dynamic})  # not trained for: anybody can set it
+    assert (trained_reach(anybody), stretched_reach(anybody)) == (8192, 32768)
     assert trained_reach(load_config("llama-3-8b")) == 8192
     stretched = load_config("llama-3.1-8b")  # its factor is no ratio of lengths: 8 for 16 times
     assert trained_reach(stretched) == 131072

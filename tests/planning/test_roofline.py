@@ -64,7 +64,8 @@ def test_short_sequences_share_calls():
     [
         ("bfloat16", "H100", 989.4e12, 989.4e12),
         ("float32", "H100", 66.9e12, 66.9e12),
-        ("int8", "H100", 989.4e12, 989.4e12),
+        ("int8", "H100", 1978.9e12, 989.4e12),
+        ("int8", "V100", 125e12, 125e12),
         ("int4", "A100", 312e12, 312e12),
         ("fp8", "H100", 1978.9e12, 989.4e12),
         ("fp8", "A100", 312e12, 312e12),
@@ -74,6 +75,30 @@ def test_short_sequences_share_calls():
 )
 def test_rates(dtype, on, matrices, others):
     assert rates(Deployment(weight_dtype=dtype), device(on)) == (matrices, others)
+
+
+def test_states_in_16_bits_move_half_of_what_float32_moves():
+    config = load_config("mamba-2.8b")
+    wide, narrow = (
+        decode_bound(config, Deployment(state_dtype=kind, batch_size=64), H100, 1)
+        for kind in ("float32", "auto")
+    )
+    saved = wide.parts["memory bandwidth"] - narrow.parts["memory bandwidth"]
+    # 64 layers × 5120 channels × 16 values, read and written, 2 bytes each instead of 4.
+    assert saved == pytest.approx(64 * 2 * 2 * 64 * 5120 * 16 / 3.35e12)
+    llama = load_config("llama-3-8b")
+    kinds = [Deployment(state_dtype=kind) for kind in ("float32", "auto")]
+    assert len({decode_bound(llama, one, H100, 1000).seconds for one in kinds}) == 1
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "mistral-7b", "tiny-swa"])
+@pytest.mark.parametrize(("context", "chunk"), [(1, 7), (700, 7), (700, 64), (20_000, 96)])
+def test_calls_are_those_of_the_accounting(name, context, chunk):
+    config = load_config(name)
+    bound = prefill_bound(config, Deployment(prefill_chunk=chunk), H100, context)
+    asked = prefill_demand(config, Storage("bfloat16", "auto", 16), context, 1, min(chunk, context))
+    assert bound.parts["arithmetic"] == pytest.approx(asked.flops / 989.4e12, rel=1e-9)
+    assert bound.parts["memory bandwidth"] == pytest.approx(asked.bytes / 3.35e12, rel=1e-9)
 
 
 def test_links_limit_where_they_are_slow():

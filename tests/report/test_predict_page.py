@@ -29,8 +29,9 @@ def rows(found: Predicted, name: str) -> list[dict]:
     return charts(found)[name][2].to_dict()["data"]["values"]
 
 
-def test_the_memory_chart_stacks_to_the_total():
-    found = predicted("llama-3-8b")
+@pytest.mark.parametrize("model", ["llama-3-8b", "mistral-7b"])
+def test_the_memory_chart_stacks_to_the_total(model):
+    found = predicted(model)
     drawn = rows(found, "memory")
     for cell in found.cells:
         parts = [r for r in drawn if r["role"] == "part" and r["x"] == cell.context_tokens]
@@ -110,7 +111,7 @@ def test_a_plot_of_an_earlier_prediction_does_not_stay(tmp_path):
         ("mistral-7b", "H100", "Any context fits: its window keeps 4K tokens."),
         ("mamba-2.8b", "H100", "Any context fits: its state is 21.9 MiB at every context."),
         ("gpt2", "H100", "Longest context that fits: 1K tokens, where its table of positions ends"),
-        ("falcon-180b", "H100", "Does not fit: weights and activations take 333 GiB of 67.1 GiB."),
+        ("falcon-180b", "H100", "Does not fit: the weights take 333 GiB of 67.1 GiB."),
     ],
 )
 def test_reaches_in_words(model, on, said):

@@ -41,9 +41,14 @@ def fit(
         str, typer.Option(help="all (bfloat16, int8, int4; fp8 takes what int8 takes) or a list.")
     ] = "all",
     kv_dtype: Annotated[str, typer.Option(help="Type of the cache.")] = "auto",
+    state_dtype: Annotated[
+        str, typer.Option(help="Of recurrent states: float32, or auto (as computed with).")
+    ] = "float32",
     models: Annotated[
         str | None,
-        typer.Option(help="Only these, parted by commas. Default: all published shapes."),
+        typer.Option(
+            help="Only these, parted by commas: names or files. Default: all published shapes."
+        ),
     ] = None,
     reserve: Annotated[str, typer.Option(help="Share of the memory that is kept back.")] = "10%",
     format_: Annotated[
@@ -64,6 +69,7 @@ def fit(
             tp=tp,
             weight_dtype=weight_dtype,
             kv_dtype=kv_dtype,
+            state_dtype=state_dtype,
             models=models,
             reserve=reserve,
         )

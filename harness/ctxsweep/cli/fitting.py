@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ctxsweep.cli import planned
 from ctxsweep.cli.errors import BadInput
-from ctxsweep.models.catalog import families
+from ctxsweep.models.catalog import load_config
+from ctxsweep.models.catalog import names as catalogue
 from ctxsweep.planning.answers import FitTable
 from ctxsweep.planning.deployment import WeightDType
 from ctxsweep.planning.devices import Device
@@ -18,8 +19,6 @@ from ctxsweep.planning.fitting import fit_table
 from ctxsweep.report.predict_fit import markdown, print_fit
 
 ALL: tuple[WeightDType, ...] = ("bfloat16", "int8", "int4")
-TWINS = "tiny"
-"""The family of the catalogue's models that are no published shape."""
 _SEVERAL = re.compile(r"(\d{1,4})\s*[x×]\s*(.+)", re.IGNORECASE)
 
 
@@ -34,6 +33,7 @@ class Asked:
     tp: int = 1
     weight_dtype: str = "all"
     kv_dtype: str = "auto"
+    state_dtype: str = "float32"
     models: str | None = None
     reserve: str = "10%"
 
@@ -66,6 +66,7 @@ def fits(asked: Asked, results: Path) -> list[FitTable]:
     for count, memory_bytes in _memories(asked, device or None):
         deployment = planned.deployment_of(
             kv_dtype=planned.kv_dtype_of(asked.kv_dtype),
+            state_dtype=planned.state_dtype_of(asked.state_dtype),
             batch_size=asked.batch,
             tensor_parallel=count,
             reserve_share=planned.share_of(asked.reserve),
@@ -75,8 +76,8 @@ def fits(asked: Asked, results: Path) -> list[FitTable]:
 
 
 def models() -> list[str]:
-    """The catalogue's published shapes."""
-    return [name for family, names in families().items() if family != TWINS for name in names]
+    """The catalogue's models that were published: no twins, no shapes made up after a pattern."""
+    return [name for name in catalogue() if load_config(name).published is not None]
 
 
 def _memories(asked: Asked, device: Device | None) -> list[tuple[int, int]]:
@@ -90,6 +91,8 @@ def _memories(asked: Asked, device: Device | None) -> list[tuple[int, int]]:
         if several and asked.tp > 1:
             raise BadInput(f"--memory {text} says how many devices there are; leave --tp out")
         count, size = (int(several[1]), several[2]) if several else (asked.tp, text)
+        if several and not count:
+            raise BadInput(f"--memory {text}: at least one device; write 8x80GB")
         found.append((count, planned.memory_of(size)))
     return found
 

@@ -10,9 +10,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from ctxsweep.cli import find
 from ctxsweep.cli.errors import BadInput
-from ctxsweep.models.catalog import UnknownModel, encoder_names, load_config
+from ctxsweep.cli.inspect_model import find_model
 from ctxsweep.models.config import ModelConfig
-from ctxsweep.planning.deployment import KV_DTYPES, WEIGHT_DTYPES, Deployment, WeightDType
+from ctxsweep.models.encoder import EncoderConfig
+from ctxsweep.planning.deployment import (
+    KV_DTYPES,
+    STATE_DTYPES,
+    WEIGHT_DTYPES,
+    Deployment,
+    StateDType,
+    WeightDType,
+)
 from ctxsweep.planning.devices import THIS, Device, UnknownDevice, device, this_machine
 from ctxsweep.records import Ceilings, KVDType
 from ctxsweep.scenario_messages import nearest
@@ -20,24 +28,36 @@ from ctxsweep.scenario_units import Bytes, parse_contexts
 from ctxsweep.store import RunFolder
 
 MOST = {"batch": 1 << 16, "tp": 1024, "page-size": 1 << 16}
+OPTIONS = {
+    "batch_size": "--batch",
+    "tensor_parallel": "--tp",
+    "prefill_chunk": "--prefill-chunk",
+    "page_size": "--page-size",
+    "reserve_share": "--reserve",
+}
+"""What the fields of a deployment are called where they are typed."""
 MEASURE_S = 2.0
 _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8": "fp8_e4m3"}
 
 
 def models_of(names: Sequence[str]) -> list[ModelConfig]:
-    """The configurations of names or folders, each once."""
-    found = []
-    for name in dict.fromkeys(names):
-        if name in encoder_names():
-            raise BadInput(
-                f"'{name}' is an encoder, which does not decode over a context; its footprint: "
-                f"ctxsweep inspect {name}"
-            )
-        try:
-            found.append(load_config(name))
-        except UnknownModel as error:
-            raise BadInput(str(error)) from None
-    return found
+    """The configurations of names, folders or files (as ``inspect`` takes them), each once."""
+    return [_model_of(name) for name in dict.fromkeys(names)]
+
+
+def _model_of(name: str) -> ModelConfig:
+    found = find_model(name, ())
+    if found.changes:
+        raise BadInput(
+            f"{found.place}: not a valid model: {found.changes[0]}; to see the nearest and write "
+            f"it: ctxsweep inspect {name} --fix FILE.yaml"
+        )
+    if isinstance(found.config, EncoderConfig):
+        raise BadInput(
+            f"'{name}' is an encoder, which does not decode over a context; its footprint: "
+            f"ctxsweep inspect {name}"
+        )
+    return found.config
 
 
 def contexts_of(text: str, option: str = "--contexts") -> tuple[int, ...]:
@@ -93,6 +113,15 @@ def kv_dtype_of(text: str) -> KVDType:
     raise BadInput(f"--kv-dtype '{text[:40]}' is not known; {nearest(text, KV_DTYPES)}")
 
 
+def state_dtype_of(text: str) -> StateDType:
+    """A type of recurrent states."""
+    wanted = _ALIASES.get(text.lower(), text.lower())
+    for known in STATE_DTYPES:
+        if wanted == known:
+            return known
+    raise BadInput(f"--state-dtype '{text[:40]}' is not known; {nearest(text, STATE_DTYPES)}")
+
+
 def share_of(text: str) -> float:
     """A share of the memory: ``10%`` or ``0.1``."""
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", text.strip())
@@ -109,7 +138,9 @@ def deployment_of(**fields: object) -> Deployment:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{key} = {str(first['input'])[:40]}: {first['msg']}") from None
+        option = OPTIONS.get(key, key)
+        said = first["msg"].replace("Input should be", "write a number")
+        raise BadInput(f"{option} {str(first['input'])[:40]}: {said}") from None
 
 
 def memory_of(text: str, option: str = "--memory") -> int:

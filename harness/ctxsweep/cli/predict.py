@@ -16,7 +16,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Names (see: ctxsweep list models), or folders with a config.json.",
+            help="Names (see: ctxsweep list models), folders, config.json, .gguf, .pth or YAML "
+            "files.",
         ),
     ],
     device: Annotated[
@@ -32,6 +33,9 @@ def predict(
     kv_dtype: Annotated[
         str, typer.Option(help="Type of the cache: auto (as computed with), fp8_e4m3, int8, ...")
     ] = "auto",
+    state_dtype: Annotated[
+        str, typer.Option(help="Of recurrent states: float32, or auto (as computed with).")
+    ] = "float32",
     tp: Annotated[int, typer.Option(help="Devices that share the model (tensor parallel).")] = 1,
     prefill_chunk: Annotated[str, typer.Option(help="Tokens of a prefill call.")] = "2k",
     page_size: Annotated[int, typer.Option(help="Tokens per page of the cache.")] = 16,
@@ -63,6 +67,7 @@ def predict(
             batch=batch,
             weight_dtype=weight_dtype,
             kv_dtype=kv_dtype,
+            state_dtype=state_dtype,
             tp=tp,
             prefill_chunk=prefill_chunk,
             page_size=page_size,

@@ -16,6 +16,8 @@ from ctxsweep.report.predict_page import write_prediction
 from ctxsweep.report.predict_terminal import print_predicted
 
 MOST_CELLS = 2000
+MOST_CALLS = 1 << 17
+"""Of a prefill: each is counted by itself."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Asked:
     batch: str = "1"
     weight_dtype: str = "bfloat16"
     kv_dtype: str = "auto"
+    state_dtype: str = "float32"
     tp: int = 1
     prefill_chunk: str = "2k"
     page_size: int = 16
@@ -58,11 +61,18 @@ def predicted(asked: Asked, results: Path) -> Predicted:
             f"{len(contexts)} contexts × {len(batches)} batches × {len(configs)} models are too "
             f"many; at most {MOST_CELLS} cells"
         )
+    chunk = planned.one_context(asked.prefill_chunk, "--prefill-chunk")
+    if max(contexts) > chunk * MOST_CALLS:
+        raise BadInput(
+            f"--prefill-chunk {asked.prefill_chunk[:40]}: {max(contexts):,} tokens are too many "
+            f"calls; nearest valid: {-(-max(contexts) // MOST_CALLS)}"
+        )
     deployment = planned.deployment_of(
         weight_dtype=planned.weight_dtype_of(asked.weight_dtype),
         kv_dtype=planned.kv_dtype_of(asked.kv_dtype),
+        state_dtype=planned.state_dtype_of(asked.state_dtype),
         tensor_parallel=asked.tp,
-        prefill_chunk=planned.one_context(asked.prefill_chunk, "--prefill-chunk"),
+        prefill_chunk=chunk,
         page_size=asked.page_size,
         reserve_share=planned.share_of(asked.reserve),
     )

@@ -49,10 +49,20 @@ def ffn_parameters(config: ModelConfig) -> int:
     return _channel_mix_linears(config) + config.hidden_size
 
 
-def state_bytes(config: ModelConfig, kind: str, dtype: DType) -> int:
-    """Bytes of one sequence's state in one layer; its recurrent part is never below float32."""
+def state_bytes(
+    config: ModelConfig, kind: str, dtype: DType, recurrent_dtype: DType = "float32"
+) -> int:
+    """Bytes of one sequence's state in one layer.
+
+    The models here hold the recurrent part in float32, whatever ``dtype`` is; other engines may
+    hold it in ``recurrent_dtype``.
+    """
     narrow, recurrent = RECURRENT[kind].state_values(config)
-    return narrow * (4 if dtype == "float32" else 2) + recurrent * 4
+    return narrow * _bytes_of(dtype) + recurrent * _bytes_of(recurrent_dtype)
+
+
+def _bytes_of(dtype: DType) -> int:
+    return 4 if dtype == "float32" else 2
 
 
 def flops(config: ModelConfig, kind: str, tokens: int, calls: int, layer: int) -> float:

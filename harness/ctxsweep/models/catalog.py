@@ -92,8 +92,8 @@ def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
         raise UnknownModel(f"'{model}' is not here yet: ctxsweep fetch {model}")
     if model in encoder_names():
         raise UnknownModel(
-            f"'{model}' is an encoder: ctxsweep inspect and predict know its footprint; it cannot "
-            "be swept, it has no decode of its own over a context"
+            f"'{model}' is an encoder: ctxsweep inspect {model} tells its footprint; it cannot be "
+            "swept or predicted, it has no decode of its own over a context"
         )
     raise UnknownModel(
         f"'{model}' is not in the catalogue and not a model folder, .gguf or .pth file; "

@@ -12,7 +12,8 @@ from ctxsweep.planning.devices import Device
 SCHEMA_VERSION = 1
 
 Limit = Literal["arithmetic", "memory bandwidth", "interconnect"]
-Ended = Literal["cache", "weights", "positions", "search", "nothing"]
+Part = Literal["weights", "activations", "states", "cache"]
+Ended = Literal[Part, "positions", "search", "nothing"]
 """What ends the contexts that fit; ``search``: longer ones were not looked for."""
 Quantity = Literal["decode_s", "prefill_s", "total_bytes"]
 
@@ -22,7 +23,8 @@ class PredictedCell(Frozen):
 
     ``prefill_s`` is for the whole context of the whole batch, ``decode_s`` for one step, which
     makes a token for every sequence. The parts say what each resource alone would take. Energies
-    are the boards' full power over the least time; None where no power is known.
+    are the boards' full power over the least time, no bound of either side; None where no power is
+    known.
     """
 
     model: str
@@ -31,6 +33,9 @@ class PredictedCell(Frozen):
     weights_bytes: int
     cache_bytes: int
     activations_bytes: int
+    prefill_cache_bytes: int = Field(
+        0, description="Behind a window: of a prefill call, beyond what stays."
+    )
     total_bytes: int
     fits: bool = Field(description="Into the device's memory less what is kept back.")
     prefill_s: float
@@ -45,11 +50,14 @@ class PredictedCell(Frozen):
 
 
 class Reach(Frozen):
-    """The longest context that fits with a batch; None: no context is too long for the memory."""
+    """The longest context that fits with a batch; None: no context is too long for the memory; 0:
+    not one token, where ``ended_by`` is the part that is too much and ``needed_bytes`` what is
+    taken up to it."""
 
     batch_size: int
     context_tokens: int | None
     ended_by: Ended
+    needed_bytes: int | None = None
 
 
 class PredictedModel(Frozen):
@@ -58,27 +66,37 @@ class PredictedModel(Frozen):
     name: str
     parameters: int
     weights_bytes: int
-    activations_bytes: int
+    activations_bytes: int = Field(description="Of the largest batch.")
     cache_bytes_per_token: float = Field(
         description="Growth per token and sequence on each device; 0 for states, and past windows."
     )
     state_bytes: int = Field(description="Of each sequence, on each device, at every context.")
     window_tokens: int | None
     trained_tokens: int | None = Field(
-        description="Longest context of the training, stretching included; None: not known."
+        description="Longest context of the training; None: not known."
+    )
+    stretched_tokens: int | None = Field(
+        None, description="To which scaled positions stretch it; None: they do not."
     )
     reaches: tuple[Reach, ...]
     remarks: tuple[str, ...] = Field(description="What else to know, a sentence each.")
 
 
 class Crossing(Frozen):
-    """From ``context_tokens`` on ``above`` needs less; None: ``below`` does at every context."""
+    """From ``context_tokens`` on ``above`` needs less; None: ``below`` does, or with ``equal`` both
+    need the same, at every context from ``from_tokens`` to ``to_tokens``, in which both fit.
+
+    Nothing is said of contexts that were not asked for, or at which one of them does not fit.
+    """
 
     quantity: Quantity
     batch_size: int
     below: str = Field(description="The model that needs less at shorter contexts.")
     above: str
     context_tokens: int | None
+    from_tokens: int
+    to_tokens: int = Field(description="The last that was asked for, or at which both fit.")
+    equal: bool = False
 
 
 class Predicted(Frozen):
@@ -88,6 +106,7 @@ class Predicted(Frozen):
     device: Device
     weight_dtype: str
     kv_dtype: str
+    state_dtype: str = "float32"
     tensor_parallel: int
     prefill_chunk: int
     page_size: int
@@ -126,8 +145,14 @@ class FitRow(Frozen):
     model: str
     parameters: int
     trained_tokens: int | None
+    stretched_tokens: int | None = None
     fits: tuple[Fit, ...]
     problem: str = ""
+
+    @property
+    def reach_tokens(self) -> int | None:
+        """Trained or stretched to; None: not known."""
+        return self.stretched_tokens or self.trained_tokens
 
 
 class FitTable(Frozen):
@@ -138,6 +163,7 @@ class FitTable(Frozen):
     devices: int
     device: str | None
     kv_dtype: str
+    state_dtype: str = "float32"
     reserve_share: float
     weight_dtypes: tuple[str, ...]
     batch_size: int

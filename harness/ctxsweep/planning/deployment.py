@@ -13,6 +13,9 @@ from ctxsweep.records import DType, KVDType
 
 WeightDType = Literal["float32", "bfloat16", "float16", "fp8", "int8", "int4"]
 WEIGHT_DTYPES: tuple[WeightDType, ...] = get_args(WeightDType)
+StateDType = Literal["float32", "auto"]
+"""Of the recurrent part of a state; ``auto``: the type that is computed with."""
+STATE_DTYPES: tuple[StateDType, ...] = get_args(StateDType)
 KV_DTYPES: tuple[KVDType, ...] = get_args(KVDType)
 
 WEIGHT_BITS: dict[WeightDType, float] = {
@@ -27,7 +30,7 @@ WEIGHT_BITS: dict[WeightDType, float] = {
 
 
 class BadDeployment(ValueError):
-    """A deployment that this model cannot have; the message names the key and what would do."""
+    """A deployment that this model cannot have; the message tells what would do."""
 
 
 class Deployment(Frozen):
@@ -35,11 +38,13 @@ class Deployment(Frozen):
 
     ``prefill_chunk``: tokens of one prefill call, of all sequences together. ``reserve_share``:
     share of each device's memory that is kept back (fragmentation, the driver's context, graphs),
-    as 1 − ``gpu_memory_utilization`` of vLLM.
+    as 1 − ``gpu_memory_utilization`` of vLLM. ``state_dtype``: float32 is what the models here and
+    most recurrences hold; vLLM and mamba_ssm keep Mamba's states in the model's type by default.
     """
 
     weight_dtype: WeightDType = "bfloat16"
     kv_dtype: KVDType = "auto"
+    state_dtype: StateDType = "float32"
     batch_size: int = Field(1, ge=1, le=1 << 20)
     tensor_parallel: int = Field(1, ge=1, le=1024)
     prefill_chunk: int = Field(2048, ge=1, le=1 << 24)
@@ -54,8 +59,13 @@ class Deployment(Frozen):
         return self.weight_dtype  # type: ignore[return-value]
 
     @property
+    def recurrent_dtype(self) -> DType:
+        """Type of the recurrent part of a state."""
+        return "float32" if self.state_dtype == "float32" else self.activation_dtype
+
+    @property
     def storage(self) -> Storage:
-        """How the accounting is told of it; weights as if none were quantised."""
+        """How the accounting is told of it: weights as if none were quantised, float32 states."""
         return Storage(self.activation_dtype, self.kv_dtype, self.page_size)
 
     @property
@@ -78,7 +88,7 @@ def check(config: ModelConfig, deployment: Deployment) -> None:
     below = [n for n in valid if n < ways][-1:]
     above = [n for n in valid if n > ways][:1]
     raise BadDeployment(
-        f"tensor_parallel = {ways}: {config.name} does not split that way ("
+        f"{config.name} does not split over {ways} devices ("
         f"{', '.join(f'{count} {what}' for what, count in split_counts(config).items())}); "
         f"nearest valid: {' or '.join(map(str, below + above))}"
     )

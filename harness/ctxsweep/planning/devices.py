@@ -26,7 +26,8 @@ class Device(Frozen):
 
     ``flops_per_s``: dense matrix multiplies by type (``float32``, ``bfloat16``, ``float16``,
     ``fp8``, ``int8``); a type that is not there has no unit of its own. ``link_bytes_per_s``: to
-    the other devices of a node, in one direction. None is what no document says.
+    the other devices of a node, in one direction; ``node_devices``: as many as it has at most. None
+    is what no document says.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Device(Frozen):
     flops_per_s: dict[str, float]
     board_power_w: float | None = Field(None, gt=0)
     link_bytes_per_s: float | None = Field(None, gt=0)
+    node_devices: int | None = Field(None, ge=1)
     source: str
     measured: bool = False
 
@@ -53,6 +55,11 @@ def device(name: str) -> Device:
     raise UnknownDevice(
         f"no device is named '{name}'; {hint}There are: {', '.join((*device_names(), THIS))}"
     )
+
+
+def stand_in(device: Device) -> str:
+    """The type that a device multiplies in where it has no unit for the wanted one."""
+    return "float16" if "float16" in device.flops_per_s else "float32"
 
 
 def device_names() -> list[str]:

@@ -10,7 +10,7 @@ from ctxsweep.planning.answers import Fit, FitRow, FitTable
 from ctxsweep.planning.deployment import BadDeployment, Deployment, WeightDType, check
 from ctxsweep.planning.devices import Device
 from ctxsweep.planning.footprint import largest_batch, longest_context, unbounded
-from ctxsweep.planning.remarks import trained_reach
+from ctxsweep.planning.remarks import stretched_reach
 from ctxsweep.planning.roofline import decode_bound
 
 
@@ -36,6 +36,7 @@ def fit_table(
         devices=deployment.tensor_parallel,
         device=None if device is None else device.name,
         kv_dtype=deployment.kv_dtype,
+        state_dtype=deployment.state_dtype,
         reserve_share=deployment.reserve_share,
         weight_dtypes=tuple(weight_dtypes),
         batch_size=deployment.batch_size,
@@ -64,7 +65,8 @@ def _row(
     return FitRow(
         model=config.name,
         parameters=sum(parameters(config).values()),
-        trained_tokens=trained_reach(config),
+        trained_tokens=config.trained_context,
+        stretched_tokens=stretched_reach(config),
         fits=tuple(fits),
         problem=problem,
     )

@@ -1,8 +1,9 @@
 """What a model holds in the memory of each device, and what fits.
 
-Weights, and cache or state, are counted exactly; activations are an estimate whose formula stands
-in ``activations_bytes``. Under tensor parallelism matrices, heads, channels and experts are split,
-norms are held by every device, and of key and value heads each device holds at least one.
+Weights, cache and state are counted exactly; activations are an estimate whose formula stands in
+``activations_bytes``. Behind a window a prefill call holds more for a moment than what stays. Under
+tensor parallelism matrices, heads, channels and experts are split, norms are held by every device,
+and of key and value heads each device holds at least one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctxsweep.frozen import Frozen
-from ctxsweep.models import accounting
+from ctxsweep.models import accounting, accounting_recurrent
 from ctxsweep.models.accounting_parameters import has_learned_positions, parameters
 from ctxsweep.models.config import RWKV, ModelConfig
+from ctxsweep.models.pages import pages_needed, visible_pages
+from ctxsweep.planning.answers import Part
 from ctxsweep.planning.deployment import Deployment, check
 from ctxsweep.scenario_units import MAX_CONTEXT_TOKENS
 
@@ -21,16 +24,22 @@ LOGIT_BYTES = 4  # engines sample from float32
 
 
 class Footprint(Frozen):
-    """Bytes on each device."""
+    """Bytes on each device.
+
+    ``prefill_cache_bytes``: pages that the last prefill call holds behind a window beyond
+    ``cache_bytes``, which stay.
+    """
 
     weights_bytes: int
     cache_bytes: int
     activations_bytes: int
+    prefill_cache_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All that must fit into what is not kept back."""
-        return self.weights_bytes + self.cache_bytes + self.activations_bytes
+        held = self.weights_bytes + self.cache_bytes + self.activations_bytes
+        return held + self.prefill_cache_bytes
 
 
 def footprint(config: ModelConfig, deployment: Deployment, context_tokens: int) -> Footprint:
@@ -44,6 +53,7 @@ def footprint(config: ModelConfig, deployment: Deployment, context_tokens: int) 
         weights_bytes=weights_bytes(config, deployment),
         cache_bytes=cache_bytes(config, deployment, context_tokens),
         activations_bytes=activations_bytes(config, deployment),
+        prefill_cache_bytes=prefill_cache_bytes(config, deployment, context_tokens),
     )
 
 
@@ -66,15 +76,38 @@ def weights_bytes(config: ModelConfig, deployment: Deployment) -> int:
 
 
 def cache_bytes(config: ModelConfig, deployment: Deployment, context_tokens: int) -> int:
-    """Cache and state on each device, in whole pages."""
-    total = accounting.cache_bytes(
-        config, deployment.storage, context_tokens, deployment.batch_size
-    )
+    """Cache and state on each device, in whole pages, for the batch."""
+    storage, batch = deployment.storage, deployment.batch_size
+    total = accounting.cache_bytes(config, storage, context_tokens, batch)
+    states = accounting.cache_bytes(config, storage, 0, batch)  # float32
     ways = deployment.tensor_parallel
-    if ways == 1 or config.attention is None:
-        return round(total / ways)
-    states = accounting.cache_bytes(config, deployment.storage, 0, deployment.batch_size)
-    return round((total - states) * kv_share(config, ways) + states / ways)
+    held = batch * state_bytes(config, deployment) / ways
+    return round((total - states) * kv_share(config, ways) + held)
+
+
+def state_bytes(config: ModelConfig, deployment: Deployment) -> int:
+    """A sequence's state, on all devices together; 0 where there is none."""
+    kinds = (kind for kind in config.layer_mixers() if kind != "attention")
+    types = deployment.activation_dtype, deployment.recurrent_dtype
+    return sum(accounting_recurrent.state_bytes(config, kind, *types) for kind in kinds)
+
+
+def prefill_cache_bytes(config: ModelConfig, deployment: Deployment, context_tokens: int) -> int:
+    """What one prefill call holds on each device beyond what stays, at most: its own tokens come
+    before those that leave the window go. With sinks a ring is written in place."""
+    attention = config.attention
+    if attention is None or attention.window is None or attention.sinks:
+        return 0
+    size, window = deployment.page_size, attention.window
+    chunk = deployment.prefill_chunk  # of all sequences together
+    stay = len(visible_pages(context_tokens, size, window))
+    each = pages_needed(context_tokens, min(chunk, context_tokens), size, window) - stay
+    most = pages_needed(window + chunk + size, chunk, size, window) - stay
+    layers = config.layer_mixers().count("attention")
+    token = layers * deployment.storage.kv_token_bytes(attention)
+    ways = deployment.tensor_parallel
+    pages = min(deployment.batch_size * each, most)
+    return round(pages * size * token * kv_share(config, ways))
 
 
 def kv_share(config: ModelConfig, ways: int) -> float:
@@ -131,6 +164,30 @@ def longest_context(
     check(config, deployment)
     at_most = min(at_most, last_position(config) or at_most)
     return _largest(at_most, lambda n: _fits_up_to(config, deployment, memory_bytes, n))
+
+
+def what_is_too_large(
+    config: ModelConfig, deployment: Deployment, memory_bytes: int, context_tokens: int = 1
+) -> tuple[Part, int] | None:
+    """The part with which the memory is full, and the bytes up to it; None: all of it fits.
+
+    In this order: weights, activations, states, cache.
+    """
+    free = memory_bytes - reserve_bytes(deployment, memory_bytes)
+    held = footprint(config, deployment, context_tokens)
+    states = cache_bytes(config, deployment, 0)
+    parts: dict[Part, int] = {
+        "weights": held.weights_bytes,
+        "activations": held.activations_bytes,
+        "states": states,
+        "cache": held.total_bytes - held.weights_bytes - held.activations_bytes - states,
+    }
+    needed = 0
+    for part, size in parts.items():
+        needed += size
+        if needed > free:
+            return part, needed
+    return None
 
 
 def unbounded(config: ModelConfig, deployment: Deployment, longest: int) -> bool:

@@ -22,7 +22,7 @@ from ctxsweep.planning.answers import (
 )
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import Device
-from ctxsweep.planning.remarks import remarks, trained_reach
+from ctxsweep.planning.remarks import remarks, stretched_reach
 from ctxsweep.planning.roofline import predict, rates
 from ctxsweep.scenario_units import MAX_CONTEXT_TOKENS
 
@@ -49,6 +49,7 @@ def predict_all(
         device=device,
         weight_dtype=deployment.weight_dtype,
         kv_dtype=_cache_dtype(deployment),
+        state_dtype=deployment.recurrent_dtype,
         tensor_parallel=deployment.tensor_parallel,
         prefill_chunk=deployment.prefill_chunk,
         page_size=deployment.page_size,
@@ -116,7 +117,8 @@ def _model(
         cache_bytes_per_token=growth * memory.kv_share(config, ways),
         state_bytes=memory.cache_bytes(config, one, 0),
         window_tokens=config.attention.span if config.attention else None,
-        trained_tokens=trained_reach(config),
+        trained_tokens=config.trained_context,
+        stretched_tokens=stretched_reach(config),
         reaches=tuple(_reach(config, each, device) for each in wanted),
         remarks=remarks(config, one, device, contexts),
     )
@@ -125,8 +127,9 @@ def _model(
 def _reach(config: ModelConfig, deployment: Deployment, device: Device) -> Reach:
     longest = memory.longest_context(config, deployment, device.memory_bytes)
     batch = deployment.batch_size
-    if longest == 0:
-        return Reach(batch_size=batch, context_tokens=0, ended_by="weights")
+    if full := memory.what_is_too_large(config, deployment, device.memory_bytes):
+        part, needed = full
+        return Reach(batch_size=batch, context_tokens=0, ended_by=part, needed_bytes=needed)
     if memory.unbounded(config, deployment, longest):
         return Reach(batch_size=batch, context_tokens=None, ended_by="nothing")
     ended_by: Ended = "positions" if longest == memory.last_position(config) else "cache"
@@ -155,9 +158,27 @@ def _curve(config: ModelConfig, deployment: Deployment, device: Device) -> _Curv
 def _crossings(
     first: _Curve, second: _Curve, contexts: Sequence[int], batch_size: int
 ) -> Iterator[Crossing]:
-    """Per quantity every place where the cheaper one changes, or that none does."""
+    """Per quantity every place where the cheaper one changes, or that none does, as far as both
+    fit. Nothing if they nowhere do."""
     end = min(curve.last or max(contexts) for curve in (first, second))
-    grid = [n for n in _between(min(contexts), max(contexts)) if n <= end]
+    end = _last_fitting(first, second, min(contexts), min(end, max(contexts)))
+    if end is None:
+        return
+    grid = _between(min(contexts), end)
+    base = {"batch_size": batch_size, "from_tokens": grid[0], "to_tokens": grid[-1]}
+
+    def made(quantity: Quantity, order: bool | None, at: int | None) -> Crossing:
+        """``order``: whether the first is the dearer before; None: they are equal throughout."""
+        below, above = (second, first) if order else (first, second)
+        return Crossing(
+            quantity=quantity,
+            below=below.model,
+            above=above.model,
+            context_tokens=at,
+            equal=order is None,
+            **base,
+        )
+
     for quantity in QUANTITIES:
 
         def gap(context: int, quantity: Quantity = quantity) -> float:
@@ -171,24 +192,25 @@ def _crossings(
                 middle = (low + high) // 2
                 same = (gap(middle) > 0) == dearer
                 low, high = (middle, high) if same else (low, middle)
-            yield _crossing(quantity, batch_size, first, second, dearer, high)
-        if signs and not changes:
-            yield _crossing(quantity, batch_size, first, second, signs[0][1], None)
+            yield made(quantity, dearer, high)
+        if not changes:
+            yield made(quantity, signs[0][1] if signs else None, None)
 
 
-def _crossing(
-    quantity: Quantity,
-    batch_size: int,
-    first: _Curve,
-    second: _Curve,
-    first_is_dearer: bool,
-    at: int | None,
-) -> Crossing:
-    names = (first.model, second.model)
-    below, above = names[::-1] if first_is_dearer else names
-    return Crossing(
-        quantity=quantity, batch_size=batch_size, below=below, above=above, context_tokens=at
-    )
+def _last_fitting(first: _Curve, second: _Curve, low: int, high: int) -> int | None:
+    """The longest context from ``low`` to ``high`` at which both fit; None: there is none."""
+
+    def fit(context: int) -> bool:
+        return first.at(context).fits and second.at(context).fits
+
+    if low > high or not fit(low):
+        return None
+    if fit(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle)
+    return low
 
 
 def _between(low: int, high: int) -> list[int]:

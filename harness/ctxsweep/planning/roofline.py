@@ -1,10 +1,14 @@
 """The least time that prefill and decode can take on a device, and what sets it.
 
 A bound is the longest of what the arithmetic, the memory traffic and the links between devices
-would each take alone, at full rate, with nothing else in the way: no engine is faster, real ones
-are slower. Prefill adds up the bounds of its calls. Of the links only the bytes are counted (a ring
-all-reduce behind each mixer and each feed-forward block), not the latency, which at small batches
-is the larger part.
+would each take alone, at full rate, with nothing else in the way. Prefill adds up the bounds of its
+calls. Of the links only the bytes are counted (a ring all-reduce behind each mixer and each
+feed-forward block), not the latency, which at small batches is the larger part.
+
+It bounds engines that do this work in these types, and no others: types, states and rates are those
+of the deployment; attention and recurrences multiply in the activations' type; experts are chosen
+by a router that favours none; no switch adds up within the links (NVLink SHARP). An engine that
+does otherwise can be faster: one whose tokens agree on their experts, or with attention in fp8.
 """
 
 from __future__ import annotations
@@ -20,8 +24,14 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.answers import Limit
 from ctxsweep.planning.demand import Demand, demand
 from ctxsweep.planning.deployment import Deployment, check
-from ctxsweep.planning.devices import Device
-from ctxsweep.planning.footprint import Footprint, footprint, kv_share, reserve_bytes
+from ctxsweep.planning.devices import Device, stand_in
+from ctxsweep.planning.footprint import (
+    Footprint,
+    footprint,
+    kv_share,
+    reserve_bytes,
+    state_bytes,
+)
 
 Floats = NDArray[np.float64]
 _FAR = 1 << 40  # tokens and pairs, so far apart that their difference loses no digits
@@ -43,8 +53,8 @@ class Prediction(Frozen):
     """What a model would take on a device at one context, at best.
 
     ``prefill``: the whole context of the whole batch. ``decode``: one step of the batch, which
-    makes ``batch_size`` tokens. Energies are bounds too: the board's full power over the time, None
-    where no power is known.
+    makes ``batch_size`` tokens. Energies are the boards' full power over these times: no bound, for
+    real engines take longer and draw less; None where no power is known.
     """
 
     model: str
@@ -139,10 +149,10 @@ def _prefill_together(
     """The contexts of so many sequences, in the same calls."""
     chunk = min(deployment.prefill_chunk, context_tokens)
     full, last = divmod(context_tokens, chunk)
-    ends = [*range(chunk, full * chunk + 1, chunk), *([context_tokens] if last else [])]
-    seen = [accounting.prefill_calls(config, end, chunk) for end in ends]
-    past = np.diff([calls.past for calls in seen], prepend=0).astype(float)
-    pairs = np.diff([calls.pairs for calls in seen], prepend=0).astype(float)
+    starts = np.arange(0, context_tokens, chunk, dtype=np.int64)
+    window = min((config.attention and config.attention.span) or context_tokens, context_tokens)
+    past = np.minimum(starts, window - 1).astype(float)
+    pairs = np.diff(_pairs(np.append(starts, context_tokens), window)).astype(float)
     times: dict[Limit, list[Floats]] = {}
     for tokens, these in ((chunk, slice(0, full)), (last, slice(full, None))):
         if tokens:
@@ -157,6 +167,12 @@ def _prefill_together(
         limited_by=max(held, key=lambda key: held[key]),
         parts={limit: float(each.sum()) for limit, each in joined.items()},
     )
+
+
+def _pairs(tokens: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+    """Keys that the queries of the first ``tokens`` see, themselves among them, all together."""
+    seen = np.minimum(tokens, window)
+    return seen * (seen + 1) // 2 + (tokens - seen) * window
 
 
 def _call_times(
@@ -202,14 +218,13 @@ def _parts(
 def rates(deployment: Deployment, device: Device) -> tuple[float, float]:
     """FLOP/s of products with weights, and of all others.
 
-    Weights in int8 and int4 are widened and multiplied in the activations' type; fp8 is multiplied
-    as such where the device can. A device without bfloat16 does it in float16.
+    Weights in fp8 and int8 are multiplied as such (with activations in 8 bits) where the device
+    can, the fastest that there is; int4 is widened to the activations' type. What the device has no
+    unit for is multiplied in ``stand_in``.
     """
     held, kind = device.flops_per_s, deployment.activation_dtype
-    wide = held.get(kind) or held.get("float16") or held["float32"]
-    if deployment.weight_dtype == "fp8":
-        return held.get("fp8", wide), wide
-    return wide, wide
+    wide = held.get(kind) or held[stand_in(device)]
+    return max(held.get(deployment.weight_dtype, wide), wide), wide
 
 
 def _weight_bytes(config: ModelConfig, deployment: Deployment, asked: Demand) -> float:
@@ -225,9 +240,10 @@ def _weight_bytes(config: ModelConfig, deployment: Deployment, asked: Demand) ->
 def _cache_bytes(config: ModelConfig, deployment: Deployment, asked: Demand) -> float:
     """Bytes of cache and state that one call reads and writes on each device."""
     batch = asked.batch_size
-    states = 2.0 * accounting.cache_bytes(config, deployment.storage, 0, batch)
+    states = 2.0 * accounting.cache_bytes(config, deployment.storage, 0, batch)  # float32
+    held = 2.0 * batch * state_bytes(config, deployment)
     ways = deployment.tensor_parallel
-    return (asked.cache_bytes - states) * kv_share(config, ways) + states / ways
+    return (asked.cache_bytes - states) * kv_share(config, ways) + held / ways
 
 
 def _linked_bytes(config: ModelConfig, deployment: Deployment, asked: Demand) -> float:

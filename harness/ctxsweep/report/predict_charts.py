@@ -165,6 +165,8 @@ def _stack(found: Predicted, cell: PredictedCell) -> list[Row]:
     rows, low = [], 0
     for key, part in PARTS.items():
         value = getattr(cell, key)
+        if key == "cache_bytes":
+            value += cell.prefill_cache_bytes
         rows.append(
             {
                 **_common(found, cell),

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxsweep.planning.answers import Fit, FitRow, FitTable
+from ctxsweep.planning.footprint import MAX_BATCH
 from ctxsweep.report.predict_layout import column_groups
 from ctxsweep.report.predict_markdown import table as markdown_table
 from ctxsweep.report.printer import Printer
@@ -17,6 +18,7 @@ from ctxsweep.scenario_units import MAX_CONTEXT_TOKENS
 
 SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 GIGA = 1e9
+BEYOND = "*: longer than it was trained or stretched for"
 
 
 def print_fit(found: FitTable, console: Console | None = None) -> None:
@@ -36,17 +38,33 @@ def print_fit(found: FitTable, console: Console | None = None) -> None:
 
 
 def headline(found: FitTable, fitting: Sequence[FitRow]) -> str:
-    """How much memory, and the largest models that fit."""
+    """How much memory, and the largest models that fit; first those whose training reaches it."""
     where = place(found)
     at = f"{TOKENS.text(found.context_tokens)} tokens"
     if not fitting:
         return f"None of {len(found.rows)} models fits {at} into {where}."
+    reached = [row for row in fitting if understands(row, found)]
+    if not reached:
+        return f"Into {where} fit, with {at}, up to {_best(found, fitting)}: trained for less."
+    best = _best(found, reached)
+    said = f"Into {where} fit, with {at}, up to {best}."
+    larger = [row for row in fitting if row.parameters > max(one.parameters for one in reached)]
+    return f"{said} Trained for less: {_best(found, larger)}." if larger else said
+
+
+def understands(row: FitRow, found: FitTable) -> bool:
+    """Whether a model was trained, or is stretched, to the table's context, as far as is known."""
+    return row.reach_tokens is None or row.reach_tokens >= found.context_tokens
+
+
+def _best(found: FitTable, rows: Sequence[FitRow]) -> str:
+    """The largest of the rows in every type that takes a larger one: ``A in bf16, B in int8``."""
     best: dict[str, str] = {}
     for index, dtype in enumerate(found.weight_dtypes):
-        held = [row for row in fitting if reaches(row.fits[index], found)]
+        held = [row for row in rows if reaches(row.fits[index], found)]
         if held:
             best.setdefault(held[0].model, f"{held[0].model} in {short(dtype)}")
-    return f"Into {where} fit, with {at}, up to {', '.join(best.values())}."
+    return ", ".join(best.values())
 
 
 def place(found: FitTable) -> str:
@@ -60,8 +78,9 @@ def place(found: FitTable) -> str:
 def assumptions(found: FitTable) -> str:
     """What the figures stand on."""
     cache = "as computed with" if found.kv_dtype == "auto" else found.kv_dtype
+    states = "float32" if found.state_dtype == "float32" else "as computed with"
     return (
-        f"Weights, activations of one prefill call and cache ({cache}); "
+        f"Weights, activations of one prefill call, cache ({cache}) and states ({states}); "
         f"{found.reserve_share:.0%} of the memory kept back. Computed, not run."
     )
 
@@ -75,7 +94,7 @@ def legend(found: FitTable) -> str:
     ]
     if found.device is not None:
         said.append("token: least time of a decode step there, of the first type that fits")
-    said.append("any: no context is too long; *: longer than it was trained for; –: does not fit")
+    said.append(f"any: no context is too long; {BEYOND}; –: does not fit")
     return "; ".join(said) + "."
 
 
@@ -90,7 +109,7 @@ def heads(found: FitTable) -> tuple[str, ...]:
 def row_texts(found: FitTable, row: FitRow) -> tuple[str, ...]:
     """A model's texts, as in ``heads``."""
     contexts = [longest(fit, row) for fit in row.fits]
-    batches = [f"{fit.largest_batch:,}" if fit.largest_batch else "–" for fit in row.fits]
+    batches = [most_sequences(fit) if fit.largest_batch else "–" for fit in row.fits]
     timed: tuple[str, ...] = ()
     if found.device is not None:
         seconds = next((fit.decode_s for fit in row.fits if fit.decode_s is not None), None)
@@ -102,13 +121,18 @@ def longest(fit: Fit, row: FitRow) -> str:
     """The longest context of a model in a type."""
     if fit.longest_context == 0:
         return "–"
-    beyond = row.trained_tokens is not None and (
-        fit.longest_context is None or fit.longest_context > row.trained_tokens
+    beyond = row.reach_tokens is not None and (
+        fit.longest_context is None or fit.longest_context > row.reach_tokens
     )
     text = "any" if fit.longest_context is None else TOKENS.text(fit.longest_context)
     if fit.longest_context == MAX_CONTEXT_TOKENS:
         text = f"≥{text}"
     return f"{text}*" if beyond else text
+
+
+def most_sequences(fit: Fit) -> str:
+    """The largest batch; more were not looked for than ``MAX_BATCH``."""
+    return f"{'≥' if fit.largest_batch == MAX_BATCH else ''}{fit.largest_batch:,}"
 
 
 def reaches(fit: Fit, found: FitTable) -> bool:
@@ -137,17 +161,26 @@ def markdown(tables: Sequence[FitTable]) -> str:
         body = markdown_table(names, [row_texts(found, row) for row in fitting])
         notes = [assumptions(found), legend(found), *_leftover(others)]
         return "\n".join([headline(found, fitting), "", body, *notes]) + "\n"
-    parts = []
+    parts = [f"{assumptions(tables[0])} {several_legend(tables[0])}\n"]
     for index, dtype in enumerate(tables[0].weight_dtypes):
         by_model = [{row.model: row for row in one.rows} for one in tables]
         rows = []
         for row in tables[0].rows:
             cells = [_both(held[row.model], index) for held in by_model]
-            if any(cell != "–" for cell in cells):
-                rows.append((row.model, size(row), *cells))
+            rows.append((row.model, size(row), *cells))
         names = ("model", "size", *(place(one) for one in tables))
         parts.append(f"### Weights in {dtype}\n\n{markdown_table(names, rows)}")
     return "\n".join(parts)
+
+
+def several_legend(found: FitTable) -> str:
+    """What a cell of several memories side by side says."""
+    batch = "" if found.batch_size == 1 else f" with batch {found.batch_size}"
+    return (
+        f"A cell: the longest context that fits{batch}, and in brackets how many sequences of "
+        f"{TOKENS.text(found.context_tokens)} tokens fit at once; any: no context is too long; "
+        f"{BEYOND}; –: does not fit; not split: its heads do not divide by so many devices."
+    )
 
 
 def _both(row: FitRow, index: int) -> str:
@@ -155,7 +188,7 @@ def _both(row: FitRow, index: int) -> str:
         return "not split"
     fit = row.fits[index]
     text = longest(fit, row)
-    return text if text == "–" else f"{text} ({fit.largest_batch:,})"
+    return text if text == "–" else f"{text} ({most_sequences(fit)})"
 
 
 def _parted(found: FitTable) -> tuple[list[FitRow], list[FitRow]]:

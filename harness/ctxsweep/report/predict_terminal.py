@@ -73,7 +73,7 @@ def _print_side_by_side(say: Printer, console: Console, found: Predicted) -> Non
                 kept = [tuple(row[i] for i in columns) for row in rows]
                 console.print(_table(tuple(heads[i] for i in columns), kept))
     if any(not cell.fits for cell in found.cells):
-        say.line("✕ does not fit.", style="red")
+        say.line("✕ does not fit: the times are those of a device with more memory.", style="red")
     crossings = words.crossing_lines(found)
     if crossings:
         say.line("")
@@ -95,9 +95,9 @@ def _value(say: Printer, cell: PredictedCell | None, quantity: words.Quantity) -
     if cell is None:
         return Text(say.text("–"), style="dim")
     text = words.value(cell, quantity)
-    if quantity == "total_bytes" and not cell.fits:
+    if not cell.fits:
         return Text(say.text(f"{text}✕"), style="red")
-    return Text(say.text(text), style="" if cell.fits else "red")
+    return Text(say.text(text))
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:

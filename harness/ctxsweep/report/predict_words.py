@@ -5,6 +5,7 @@ from __future__ import annotations
 from ctxsweep.planning.answers import (
     Crossing,
     Limit,
+    Part,
     Predicted,
     PredictedCell,
     PredictedModel,
@@ -39,6 +40,13 @@ LIMITS: dict[Limit, str] = {
     "interconnect": "links",
 }
 MOST_NAMED = 2
+PARTS: dict[Part, str] = {
+    "weights": "the weights",
+    "activations": "weights and activations",
+    "states": "weights, activations and states",
+    "cache": "weights, activations and the first token's cache",
+}
+"""What is held up to and with a part, in the order in which memory fills."""
 BOUNDS = "least times (roofline bounds); real engines take longer"
 
 
@@ -74,21 +82,36 @@ def assumptions(found: Predicted) -> tuple[str, ...]:
     each = "each " if found.tensor_parallel > 1 else ""
     batches = ", ".join(str(batch) for batch in found.batch_sizes)
     calls = TOKENS.text(found.prefill_chunk)
+    states = ""
+    if any(model.state_bytes for model in found.models):
+        states = f"states {found.state_dtype}, "
     return (
         f"Device: {each}{', '.join(figures)} ({device.source}).",
-        f"Weights {found.weight_dtype}, cache {found.kv_dtype}, batch {batches}; prefill in calls "
-        f"of {calls} tokens.",
+        f"Weights {found.weight_dtype}, cache {found.kv_dtype}, {states}batch {batches}; prefill "
+        f"in calls of {calls} tokens.",
     )
 
 
 def weights_line(found: Predicted, model: PredictedModel) -> str:
     """What does not change with the context."""
     each = " on each device" if found.tensor_parallel > 1 else ""
+    cells = found.cells_of(model.name)
+    called = max((cell.prefill_cache_bytes for cell in cells), default=0)
+    behind = f", a prefill call behind the window up to {BYTES.text(called)}" if called else ""
     return (
         f"Memory{each}: weights {BYTES.text(model.weights_bytes)}, activations about "
-        f"{BYTES.text(model.activations_bytes)}, kept back {BYTES.text(found.reserve_bytes)} "
+        f"{_activations(found, model)}{behind}, kept back {BYTES.text(found.reserve_bytes)} "
         f"({found.reserve_share:.0%})."
     )
+
+
+def _activations(found: Predicted, model: PredictedModel) -> str:
+    """Of every batch, if they differ."""
+    held = {cell.batch_size: cell.activations_bytes for cell in found.cells_of(model.name)}
+    texts = {batch: BYTES.text(size) for batch, size in held.items()}
+    if len(set(texts.values())) <= 1:
+        return BYTES.text(next(iter(held.values()), model.activations_bytes))
+    return ", ".join(f"{text} (batch {batch})" for batch, text in texts.items())
 
 
 def row(cell: PredictedCell) -> tuple[str, ...]:
@@ -125,10 +148,13 @@ def reach_lines(found: Predicted, model: PredictedModel) -> list[str]:
 
 def _reach(found: Predicted, model: PredictedModel, reach: Reach) -> str:
     batch = f" (batch {reach.batch_size})" if len(model.reaches) > 1 or reach.batch_size > 1 else ""
-    if reach.ended_by == "weights":
-        held = BYTES.text(model.weights_bytes + model.activations_bytes)
+    if reach.context_tokens == 0 and reach.ended_by in PARTS:
+        held = BYTES.text(reach.needed_bytes or 0)
         free = BYTES.text(found.device.memory_bytes - found.reserve_bytes)
-        return f"Does not fit{batch}: weights and activations take {held} of {free}."
+        what = next(words for part, words in PARTS.items() if part == reach.ended_by)
+        if not model.state_bytes:
+            what = what.replace(", activations and states", " and activations")
+        return f"Does not fit{batch}: {what} take {held} of {free}."
     if reach.context_tokens is None:
         return f"Any context fits{batch}: {_constant(model)}."
     if reach.ended_by == "search":
@@ -138,10 +164,15 @@ def _reach(found: Predicted, model: PredictedModel, reach: Reach) -> str:
         return f"{end}, where its table of positions ends."
     several = " and sequence" if reach.batch_size > 1 else ""
     each = f"{BYTES.text(model.cache_bytes_per_token)} of cache a token{several}"
-    trained = model.trained_tokens
-    if trained is not None and reach.context_tokens > trained:
-        return f"{end} ({each}); trained to {TOKENS.text(trained)}."
+    known = model.stretched_tokens or model.trained_tokens
+    if known is not None and reach.context_tokens > known:
+        return f"{end} ({each}); {_training(model)}."
     return f"{end} ({each})."
+
+
+def _training(model: PredictedModel) -> str:
+    known = (("trained", model.trained_tokens), ("stretched", model.stretched_tokens))
+    return ", ".join(f"{word} to {TOKENS.text(count)}" for word, count in known if count)
 
 
 def _constant(model: PredictedModel) -> str:
@@ -164,7 +195,8 @@ def _used(limits: list[Limit]) -> str:
 
 
 def energy_line(found: Predicted) -> str:
-    """Energy per token at both ends of the first model; empty without a figure of the power."""
+    """Energy per token at both ends of the first batch; empty for several models, or without a
+    figure of the power."""
     cells = [cell for cell in found.cells if cell.energy_j_per_token is not None]
     if not cells or len(found.models) > 1:
         return ""
@@ -173,30 +205,66 @@ def energy_line(found: Predicted) -> str:
     where = f"{low} at {TOKENS.text(first.context_tokens)}"
     if last is not first:
         where += f", {high} at {TOKENS.text(last.context_tokens)}"
-    return f"Energy of a token at full board power over the least time: {where}."
+    batch = (
+        f" (batch {first.batch_size})" if len(found.batch_sizes) > 1 or first.batch_size > 1 else ""
+    )
+    return f"Energy of a token{batch} at full board power over the least time: {where}."
 
 
 def crossing_lines(found: Predicted) -> list[str]:
-    """Every crossing by quantity and context; of two models also where there is none."""
-    shown = [
-        one for one in found.crossings if one.context_tokens is not None or len(found.models) == 2
-    ]
+    """Every crossing by quantity and context, and which models need the same; of two models also
+    where there is none, and whether they nowhere both fit."""
+    several = len(found.models) > 2
     order = list(QUANTITIES)
+    shown = [one for one in found.crossings if one.context_tokens is not None or not several]
+    shown = [one for one in shown if not one.equal]
     shown.sort(key=lambda one: (order.index(one.quantity), one.context_tokens or 0))
-    lines = [_crossing(found, one) for one in shown]
-    if len(found.models) > 2:
-        where = f"{TOKENS.text(found.contexts[0])} to {TOKENS.text(found.contexts[-1])}"
+    lines = [_crossing(found, one) for one in shown] + _equal(found)
+    pairs = {(one.batch_size, *sorted((one.below, one.above))) for one in found.crossings}
+    if len(found.models) == 2:
+        held = {batch for batch, *_ in pairs}
+        apart = [batch for batch in found.batch_sizes if batch not in held]
+        lines += [f"Nowhere do both fit{_of_batch(found, batch)}." for batch in apart]
+    elif several and pairs:
+        low, high = TOKENS.text(found.contexts[0]), TOKENS.text(found.contexts[-1])
         rest = "All other pairs" if lines else "All pairs"
-        lines.append(f"{rest} keep their order from {where} tokens.")
+        lines.append(f"{rest} keep their order from {low} to {high} tokens, as far as both fit.")
+    elif several:
+        lines.append("No two of them fit at once anywhere.")
     return lines
 
 
 def _crossing(found: Predicted, one: Crossing) -> str:
-    batch = f", batch {one.batch_size}" if len(found.batch_sizes) > 1 else ""
-    what = f"{SHORT[one.quantity].capitalize()}{batch}: {one.below} needs less"
+    what = f"{SHORT[one.quantity].capitalize()}{_of_batch(found, one.batch_size)}: {one.below}"
     if one.context_tokens is None:
-        return f"{what} at every context."
-    return f"{what} up to {TOKENS.text(one.context_tokens)} tokens, {one.above} beyond."
+        return f"{what} needs less {_range(found, one)}."
+    return f"{what} needs less up to {TOKENS.text(one.context_tokens)} tokens, {one.above} beyond."
+
+
+def _range(found: Predicted, one: Crossing) -> str:
+    """The contexts that were compared; why they end earlier than was asked for."""
+    low, high = TOKENS.text(one.from_tokens), TOKENS.text(one.to_tokens)
+    where = (
+        f"from {low} to {high} tokens" if one.to_tokens > one.from_tokens else f"at {low} tokens"
+    )
+    return where if one.to_tokens == found.contexts[-1] else f"{where}, as far as both fit"
+
+
+def _equal(found: Predicted) -> list[str]:
+    """A line for every pair that needs the same, with all that it needs the same of."""
+    pairs: dict[tuple[str, str, int], list[Crossing]] = {}
+    for one in found.crossings:
+        if one.equal:
+            pairs.setdefault((one.below, one.above, one.batch_size), []).append(one)
+    return [
+        f"{', '.join(SHORT[one.quantity] for one in ones).capitalize()}"
+        f"{_of_batch(found, batch)}: {first} and {second} need the same {_range(found, ones[0])}."
+        for (first, second, batch), ones in pairs.items()
+    ]
+
+
+def _of_batch(found: Predicted, batch: int) -> str:
+    return f", batch {batch}" if len(found.batch_sizes) > 1 else ""
 
 
 def all_remarks(found: Predicted) -> list[str]:

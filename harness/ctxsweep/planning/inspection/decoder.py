@@ -34,7 +34,8 @@ from ctxsweep.planning.inspection.inspected import (
 from ctxsweep.planning.inspection.rule_of_thumb import rule_of_thumb
 from ctxsweep.planning.inspection.scaling_up import scaled_up
 from ctxsweep.planning.inspection.shape_words import MIXER_NAMES, shape_line, short_line, tokens
-from ctxsweep.records import DType, KVDType, RopeScaling
+from ctxsweep.planning.remarks import reach_words, stretched_reach, trained_reach
+from ctxsweep.records import DType, KVDType
 
 CONTEXTS = (1024, 8192, 32768, 131072)
 FACTORS = (2.0, 10.0)
@@ -141,7 +142,8 @@ def _cache_rows(
     """One line for every type that keys and values may have here; states have but one."""
     kinds: list[KVDType] = [storage.kv_dtype]
     if config.attention is not None:
-        kinds += [kind for kind in ("auto", "fp8_e4m3", "int8") if kind != storage.kv_dtype]
+        same = "auto" if storage.kv_dtype == storage.dtype else storage.kv_dtype
+        kinds += [kind for kind in ("auto", "fp8_e4m3", "int8") if kind != same]
     mixers = config.layer_mixers()
     fixed = sum(
         recurrent.state_bytes(config, kind, storage.dtype) for kind in mixers if kind != "attention"
@@ -150,14 +152,23 @@ def _cache_rows(
         held = replace(storage, kv_dtype=kind)
         a = config.attention
         token = mixers.count("attention") * held.kv_token_bytes(a) if a else 0
-        span = (a.span if a else None) if token else 0
         yield CacheRow(
             kv_dtype=kind,
             bytes_per_token=float(batch_size * token),
             fixed_bytes=batch_size * fixed,
-            most_bytes=None if span is None else batch_size * (fixed + span * token),
+            most_bytes=_most_bytes(config, held, batch_size),
             at_bytes=tuple(cache_bytes(config, held, n, batch_size) for n in contexts),
         )
+
+
+def _most_bytes(config: ModelConfig, storage: Storage, batch_size: int) -> int | None:
+    """Where growth ends; None: it does not. Neither end of a window need fall on a page's border,
+    so that the most is held somewhere within a page behind it."""
+    span = config.attention.span if config.attention else 0
+    if span is None:
+        return None
+    lengths = range(span, span + storage.page_size + 1)
+    return max(cache_bytes(config, storage, n, batch_size) for n in lengths)
 
 
 def _at_length(config: ModelConfig, storage: Storage, length: int, batch_size: int) -> AtLength:
@@ -225,14 +236,10 @@ def _remarks(config: ModelConfig, longest: int) -> Iterator[str]:
             f"The table of positions ends at {tokens(config.max_positions)}: longer contexts are "
             "shown, but cannot be run."
         )
-    elif _stretched(config) is None and longest > (config.trained_context or longest):
-        trained = tokens(config.trained_context or 0)
-        yield f"It was trained to {trained}: beyond, the figures hold, the quality may not."
+    elif longest > (stretched_reach(config) or trained_reach(config) or longest):
+        said = reach_words(config, tokens)
+        yield f"It was {said}: beyond, the figures hold, the quality may not."
     if set(config.layer_mixers()) - {"attention"}:
         yield "The recurrent part of a state is held in float32, whatever the weights' type."
     if config.trained_context is None:
         yield f"No trained context is known; {tokens(UNKNOWN_TRAINING)} stands in for it."
-
-
-def _stretched(config: ModelConfig) -> RopeScaling | None:
-    return config.attention.rope if config.attention else None
