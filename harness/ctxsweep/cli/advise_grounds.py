@@ -18,12 +18,13 @@ from ctxsweep.machine import machine_slug
 from ctxsweep.measure.environment import detect_device, physical_cores, read_environment
 from ctxsweep.planning.advice.candidates import Candidate
 from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.gpu_names import is_gpu
 from ctxsweep.planning.advice.needs import THIS_MACHINE, Needs
 from ctxsweep.planning.calibration import file as calibration_file
 from ctxsweep.planning.calibration.calibration import Calibration
 from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.planning.devices import Device, this_machine
-from ctxsweep.records import Series
+from ctxsweep.records import Ceilings, Series
 from ctxsweep.store import RunFolder, StoreError
 
 # A server takes whatever it is told is there, so that its consent says nothing.
@@ -45,15 +46,19 @@ def find_grounds(needs: Needs, names: Sequence[str], results: Path) -> Found:
     """Evidence from the runs named and from those of this machine. Raises ``BadInput``."""
     given = tuple(_summary(find.run_folder(name, results)) for name in names)
     machine = machine_slug(read_environment(detect_device(), physical_cores()))
-    here = tuple(run for run in _found(results) if _machine(run) == machine)
-    known = {run.run_id: run for run in (*here, *given)}
+    here = [run for run in _found(results) if _machine(run) == machine]
+    here.sort(key=lambda run: run.started_at, reverse=True)
+    known = {run.run_id: run for run in (*given, *here)}  # named before found, latest first
+    calibration, notes = None, ()
     if needs.device.lower() == THIS_MACHINE:
-        device, slug = _measured_device(given or here, machine, results)
-        counting = [run for run in known.values() if _machine(run) == slug]
+        planned = _measured_device(given or here, machine, results)
+        device = planned.device
+        counting = [run for run in known.values() if planned.is_of(run)]
+        if planned.machine == machine:
+            calibration, notes = _calibration(results, machine, planned.ceilings)
     else:
-        device, slug = device_of(needs.device, None, None, results), None
+        device = device_of(needs.device, None, None, results)
         counting = [run for run in known.values() if _is_on(run, device)]
-    calibration, notes = _calibration(results, slug) if slug == machine else (None, ())
     grounds = Grounds(
         device=device,
         engines=engines,
@@ -70,11 +75,11 @@ def find_grounds(needs: Needs, names: Sequence[str], results: Path) -> Found:
 def _of_others(
     given: Sequence[Summary], counting: Sequence[Summary], device: Device
 ) -> tuple[str, ...]:
-    """Runs that were named, but are of another device."""
+    """Runs that were named, but are of another device or number of threads."""
     counted = {run.run_id for run in counting}
     return tuple(
-        f"{run.scenario} {run.run_id} is of another device: its times do not count for "
-        f"{device.name}"
+        f"{run.scenario} {run.run_id} is of another device{_threads(run)}: its times do not "
+        f"count for {device.name}"
         for run in given
         if run.run_id not in counted
     )
@@ -150,39 +155,72 @@ def _machine(run: Summary) -> str | None:
     return machine_slug(run.environment) if run.environment is not None else None
 
 
+def _threads(run: Summary) -> str:
+    environment = run.environment
+    if environment is None or environment.device != "cpu":
+        return ""
+    return f" or not of as many threads ({environment.threads})"
+
+
 def _is_on(run: Summary, device: Device) -> bool:
-    """Whether a run was on such a GPU: the device's name in the words of its driver."""
+    """Whether a run was on such a GPU."""
     gpu = run.environment.gpu if run.environment is not None else None
-    return gpu is not None and _plain(device.name) in _plain(gpu)
+    return gpu is not None and is_gpu(device, gpu)
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+@dataclass(frozen=True)
+class _Planned:
+    """A machine that is planned for by its measured ceilings."""
+
+    device: Device
+    machine: str | None
+    ceilings: Ceilings
+
+    def is_of(self, run: Summary) -> bool:
+        """Whether a run is of this machine, with as many threads."""
+        threads = {ceilings.threads for ceilings in run.ceilings.values()}
+        if not threads and run.environment is not None:
+            threads = {run.environment.threads}
+        return _machine(run) == self.machine and threads == {self.ceilings.threads}
 
 
-def _measured_device(
-    runs: Sequence[Summary], machine: str, results: Path
-) -> tuple[Device, str | None]:
-    """The machine of the latest run by its ceilings, and its slug; this one, measured now, if none
-    has any."""
-    for run in sorted(runs, key=lambda run: run.started_at, reverse=True):
+def _measured_device(runs: Sequence[Summary], machine: str, results: Path) -> _Planned:
+    """The machine of the run with most threads, of these the latest, by its ceilings; this one,
+    measured now, if none has any."""
+    for run in sorted(runs, key=lambda run: (_most_threads(run), run.started_at), reverse=True):
         if run.ceilings and run.environment is not None and run.environment.device == "cpu":
             most = max(run.ceilings.values(), key=lambda c: c.read_bytes_per_s)
             found = this_machine(most, run.environment.memory_bytes)
             slug = _machine(run)
             name = HERE if slug == machine else f"the {slug} of {run.scenario}"
             source = f"{found.source} ({run.scenario} {run.run_id})"
-            return found.model_copy(update={"name": name, "source": source}), slug
+            named = found.model_copy(update={"name": name, "source": source})
+            return _Planned(named, slug, most)
     measured = device_of(THIS_MACHINE, None, None, results)
-    return measured.model_copy(update={"name": HERE}), machine
+    ceilings = Ceilings(
+        device=detect_device(),
+        threads=physical_cores(),
+        matmul_flops_per_s=measured.flops_per_s,
+        read_bytes_per_s=measured.read_bytes_per_s,
+    )
+    return _Planned(measured.model_copy(update={"name": HERE}), machine, ceilings)
 
 
-def _calibration(results: Path, machine: str) -> tuple[Calibration | None, tuple[str, ...]]:
-    """The calibration of this machine; one that cannot be read is left out, and said."""
+def _most_threads(run: Summary) -> int:
+    return max((ceilings.threads for ceilings in run.ceilings.values()), default=0)
+
+
+def _calibration(
+    results: Path, machine: str, ceilings: Ceilings
+) -> tuple[Calibration | None, tuple[str, ...]]:
+    """The calibration of this machine and its threads; one that cannot be used is left out, and
+    said."""
     path = calibration_file.find(results, machine)
     if path is None:
         return None, ()
     try:
-        return calibration_file.load(path), ()
+        found = calibration_file.load(path)
+        calibration_file.check(found, path, machine, ceilings)
     except BadCalibration as error:
         return None, (str(error),)
+    return found, ()

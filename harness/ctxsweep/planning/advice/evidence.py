@@ -5,37 +5,35 @@ Times of a run are those of its machine and count only for that; bytes are exact
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from statistics import NormalDist
 from typing import Any, TypeVar
 
-from ctxsweep.analysis.interval import Estimate
-from ctxsweep.analysis.metrics import METRICS
-from ctxsweep.analysis.predicted import PredictedMetric
-from ctxsweep.analysis.summary import CellSummary, Summary
-from ctxsweep.analysis.wording import context_label
+from ctxsweep.analysis.predicted import COVERED, Errors, PredictedMetric
+from ctxsweep.analysis.summary import Summary
 from ctxsweep.planning.advice.candidates import Candidate
 from ctxsweep.planning.advice.decision import Figure
+from ctxsweep.planning.advice.measured_times import PHASES, Phase, measured_times
+from ctxsweep.planning.advice.measured_times import is_of as is_of
 from ctxsweep.planning.calibration.calibration import Calibration
 from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import Device
 from ctxsweep.planning.roofline import predict
-from ctxsweep.records import Series
 
 T = TypeVar("T")
-UNSAID = 0.10
-"""Relative half-width of a measured time that has no interval of its own: few samples."""
+LEAST_COVERAGE = 0.5
+"""Fewer held-out cells than cover this say too little of how far another may lie off."""
 
 
 @dataclass(frozen=True)
 class Grounds:
     """What an answer can rest on.
 
-    ``runs`` count for times: they are of the device that is planned for. ``quality_runs`` count for
-    losses, wherever they ran; ``here`` are those of this machine, for the rules. ``engines`` names
+    ``runs`` count for times: they are of the device that is planned for, with as many threads, in
+    the order in which they count. ``quality_runs`` count for losses, wherever they ran; ``here``
+    are those that the rules are held against, of this machine or named. ``engines`` names
     those that accept a candidate at a context. ``notes`` say what was left out, and why.
     """
 
@@ -74,16 +72,14 @@ def times(
     candidate: Candidate, deployment: Deployment, context_tokens: int, grounds: Grounds
 ) -> Times:
     """The best-founded figures that there are. Raises ``BadDeployment``."""
-    phases = {"prefill": "prefill_s", "decode": "itl_s"}
-    found: dict[str, Figure] = {}
-    for phase, metric in phases.items():
-        figure = _measured(candidate, deployment, context_tokens, grounds, metric)
-        figure = figure or _calibrated(candidate, deployment, context_tokens, grounds, phase)
+    found = measured_times(candidate, deployment, context_tokens, grounds.runs)
+    for phase in PHASES.keys() - found.keys():
+        figure = _calibrated(candidate, deployment, context_tokens, grounds, phase)
         if figure is not None:
             found[phase] = figure
-    if len(found) < len(phases):
+    if len(found) < len(PHASES):
         predicted = predict(candidate.config, deployment, grounds.device, context_tokens)
-        for phase in phases.keys() - found.keys():
+        for phase in PHASES.keys() - found.keys():
             bound = predicted.prefill if phase == "prefill" else predicted.decode
             found[phase] = Figure(
                 value=bound.seconds,
@@ -100,131 +96,42 @@ def measured_precisions(candidate: Candidate, grounds: Grounds) -> list[tuple[st
     return list(dict.fromkeys((one.dtype, one.kv_dtype) for one in series))
 
 
-def is_of(series: Series, candidate: Candidate) -> bool:
-    """Whether a series measured this candidate: itself, or its model as it is."""
-    if candidate.series is not None:
-        same = candidate.series.model_copy(update={"options": series.options})
-        return series == same
-    plain = series.window is None and series.sinks is None and series.rope is None
-    return plain and series.model == candidate.name
-
-
-def _measured(
-    candidate: Candidate,
-    deployment: Deployment,
-    context_tokens: int,
-    grounds: Grounds,
-    metric: str,
-) -> Figure | None:
-    """The fastest of the engines that measured it, at the context or between two contexts."""
-    if deployment.tensor_parallel > 1:
-        return None
-    found = []
-    for run in grounds.runs:
-        for series in run.series:
-            types = (series.dtype, series.kv_dtype)
-            if not is_of(series, candidate) or types != _types(deployment):
-                continue
-            cells = [
-                cell
-                for cell in run.cells
-                if (cell.series, cell.batch_size) == (series.name, deployment.batch_size)
-                and metric in cell.metrics
-            ]
-            figure = _at(cells, metric, context_tokens, run, series)
-            found += [figure] if figure else []
-    return min(found, key=lambda figure: figure.value, default=None)
-
-
-def _types(deployment: Deployment) -> tuple[str, str]:
-    return deployment.weight_dtype, deployment.kv_dtype
-
-
-def _at(
-    cells: list[CellSummary], metric: str, context_tokens: int, run: Summary, series: Series
-) -> Figure | None:
-    """A figure of the curve at a context; beyond what was measured there is none."""
-    at = {cell.context_tokens: cell.metrics[metric] for cell in cells}
-    where = f"{run.scenario} {run.run_id}, {series.name} on {series.backend}"
-    if context_tokens in at:
-        return _figure(at[context_tokens], where, _drift(run, metric))
-    for low, high in pairwise(sorted(at)):
-        if low < context_tokens < high:
-            share = math.log(context_tokens / low) / math.log(high / low)
-            between = f", between {context_label(low)} and {context_label(high)}"
-            return _figure(_between(at[low], at[high], share), where + between, _drift(run, metric))
-    return None
-
-
-def _between(low: Estimate, high: Estimate, share: float) -> Estimate:
-    """On the straight line in log-log; as wide as the wider neighbour."""
-
-    def mixed(a: float | None, b: float | None) -> float | None:
-        return (
-            None
-            if a is None or b is None
-            else math.exp((1 - share) * math.log(a) + share * math.log(b))
-        )
-
-    value = mixed(low.value, high.value)
-    assert value is not None
-    return Estimate(
-        value=value, low=mixed(low.low, high.low), high=mixed(low.high, high.high), n=low.n
-    )
-
-
-def measured_figure(cell: CellSummary, metric: str, run: Summary) -> Figure:
-    """A metric of a cell with its interval; what is exact has none."""
-    if METRICS[metric].exact:
-        value = cell.metrics[metric].value
-        return Figure(value=value, low=value, high=value, basis="measured", source=run.run_id)
-    return _figure(cell.metrics[metric], run.run_id, _drift(run, metric))
-
-
-def _figure(estimate: Estimate, source: str, drift: float) -> Figure:
-    """Measured: its own interval, widened by how far the run's sentinel moved meanwhile."""
-    half = UNSAID
-    if estimate.low is not None and estimate.high is not None and estimate.low > 0:
-        half = math.log(estimate.high / estimate.low) / 2
-    factor = math.exp(math.hypot(half, drift))
-    value = estimate.value
-    return Figure(
-        value=value, low=value / factor, high=value * factor, basis="measured", source=source
-    )
-
-
-def _drift(run: Summary, metric: str) -> float:
-    """Half the way, in logarithms, between the lowest and the highest of a sentinel's levels."""
-    spreads = [math.log1p(d.relative_spread) / 2 for d in run.drift if d.metric == metric]
-    return max(spreads, default=0.0)
-
-
 def _calibrated(
     candidate: Candidate,
     deployment: Deployment,
     context_tokens: int,
     grounds: Grounds,
-    phase: str,
+    phase: Phase,
 ) -> Figure | None:
-    """A fitted time with the error of its held-out cells; None beyond what was measured, where
+    """A fitted time with the error of what was held out; None beyond what was measured, where
     nothing is known of the error."""
     backend = candidate.series.backend if candidate.series else "native"
     model, config = grounds.calibration, candidate.config
-    if model is None or model.beyond(config, deployment, context_tokens, backend):
-        return None
     metric: PredictedMetric = "prefill_s" if phase == "prefill" else "itl_s"
+    if model is None or model.beyond(config, deployment, context_tokens, backend, metric):
+        return None
     group = model.group(config, deployment, backend)
     errors = group.held_out.get(metric) if group else None
     try:
         value = model.predict(metric, config, deployment, context_tokens, backend)
     except BadCalibration:  # no ceiling for this type
         return None
-    if value is None or errors is None:
+    if value is None or errors is None or errors.coverage < LEAST_COVERAGE:
         return None
+    widened = _widening(errors)
+    said = f", their {errors.coverage:.0%} widened to 95%" if widened > 1 else ""
     return Figure(
         value=value,
-        low=value / (1 + errors.p90),
-        high=value * (1 + errors.p90),
+        low=value * min(1.0, errors.low) ** widened,
+        high=value * max(1.0, errors.high) ** widened,
         basis="calibrated",
-        source=f"fitted to {', '.join(model.runs)}, ±{errors.p90:.0%} on 9 of 10 unseen cells",
+        source=f"fitted to {', '.join(model.runs)}; measured over predicted {errors.low:.2f} to "
+        f"{errors.high:.2f} on {errors.cells} cells held out{said}",
     )
+
+
+def _widening(errors: Errors) -> float:
+    """Power of the ratios that makes 95% of what few cells cover, as if errors were log-normal."""
+    normal = NormalDist()
+    wanted = normal.inv_cdf((1 + COVERED) / 2)
+    return max(1.0, wanted / normal.inv_cdf((1 + errors.coverage) / 2))

@@ -1,16 +1,19 @@
-"""Two kinds of architecture beside each other in what was measured on this machine."""
+"""Two kinds of architecture beside each other in what runs measured, and on which machine."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from ctxsweep.analysis.metrics import METRICS
 from ctxsweep.analysis.summary import CellSummary, Summary
 from ctxsweep.analysis.wording import context_label, quantity
+from ctxsweep.machine import machine_slug
 from ctxsweep.planning.advice.candidates import Candidate, UnknownCandidate, of_series
 from ctxsweep.planning.advice.decision import Evidence, Figure
-from ctxsweep.planning.advice.evidence import measured_figure
+from ctxsweep.planning.advice.measured_times import measured_figure
 
+ALIKE = 2.0
 WORDS = {"itl_s": "a decode step", "prefill_s": "prefill", "cache_used_bytes": "cache or state"}
 Kind = Callable[[Candidate], bool]
 
@@ -20,12 +23,12 @@ def beside(
 ) -> Iterator[Evidence]:
     """The best of ``one`` beside the best of ``other`` at the context nearest to that asked for.
 
-    For, if the first is lower by more than their intervals and the machine's drift. Caches narrower
-    than the computation are left out. From the latest run that has both.
+    Like with like: of one engine and one type, of parameters within a factor ``ALIKE``, caches as
+    wide as the computation. For, if the first is lower by more than their intervals and the
+    machine's drift. From the latest run that has both.
     """
-    for run in sorted(runs, key=lambda run: run.run_id, reverse=True):
-        kinds = _kinds(run)
-        found = _nearest(run, kinds, one, other, metric, context_tokens)
+    for run in sorted(runs, key=lambda run: run.started_at, reverse=True):
+        found = _nearest(run, _kinds(run), one, other, metric, context_tokens)
         if found is not None:
             yield _evidence(run, *found, metric)
             return
@@ -69,16 +72,33 @@ def _nearest(
     cells = [
         c for c in run.cells if c.batch_size == 1 and metric in c.metrics and c.series in kinds
     ]
-    sides = [[c for c in cells if kind(kinds[c.series])] for kind in (one, other)]
-    common = {c.context_tokens for c in sides[0]} & {c.context_tokens for c in sides[1]}
-    if not common:
+    firsts, seconds = ([c for c in cells if kind(kinds[c.series])] for kind in (one, other))
+    pairs = [
+        (a, b)
+        for a in firsts
+        for b in seconds
+        if a.context_tokens == b.context_tokens and _alike(kinds[a.series], kinds[b.series])
+    ]
+    if not pairs:
         return None
-    at = min(common, key=lambda n: abs(n.bit_length() - context_tokens.bit_length()) * 1e9 - n)
-    first, second = (
-        min((c for c in side if c.context_tokens == at), key=lambda c: c.metrics[metric].value)
-        for side in sides
-    )
-    return first, second
+    common = {a.context_tokens for a, _ in pairs}
+    at = min(common, key=lambda n: (abs(math.log2(n / context_tokens)), -n))
+    there = [pair for pair in pairs if pair[0].context_tokens == at]
+    return min(there, key=lambda pair: (_of_cell(pair[0], metric), _of_cell(pair[1], metric)))
+
+
+def _alike(first: Candidate, second: Candidate) -> bool:
+    """Whether both differ in their architecture alone."""
+    assert first.series is not None and second.series is not None
+    sizes = first.parameters, second.parameters
+    return (first.series.backend, first.series.dtype) == (
+        second.series.backend,
+        second.series.dtype,
+    ) and max(sizes) <= ALIKE * min(sizes)
+
+
+def _of_cell(cell: CellSummary, metric: str) -> float:
+    return cell.metrics[metric].value
 
 
 def _evidence(run: Summary, first: CellSummary, second: CellSummary, metric: str) -> Evidence:
@@ -104,7 +124,9 @@ def _crossing(run: Summary, first: str, second: str, metric: str) -> str:
 
 
 def _of(run: Summary) -> str:
-    return f"{run.scenario} {run.run_id}"
+    """``long_ctx 20260101T000000Z-123456 on 2-core-amd-epyc``."""
+    on = f" on {machine_slug(run.environment)}" if run.environment is not None else ""
+    return f"{run.scenario} {run.run_id}{on}"
 
 
 def _value(figure: Figure, metric: str) -> str:
