@@ -34,7 +34,7 @@ def test_the_list_fits_a_terminal_and_holds_every_model(monkeypatch: pytest.Monk
         ("mistral-7b", "GQA 4:1, window 4096"),
         ("bloom-176b", "MHA, ALiBi"),
         ("jamba-v0.1", "Mamba-1, GQA 4:1 in 1 of 8, 2 of 16 experts"),
-        ("zamba2-2.7b-like", "Mamba-2, MHA in 1 of 6 shared"),
+        ("zamba2-2.7b-like", "Mamba-2, MHA in 1 of 7 shared"),
         ("rwkv6-7b", "RWKV-6"),
     ],
 )

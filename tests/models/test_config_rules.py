@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ctxsweep.models.config import ModelConfig, nearest_divisors
+from ctxsweep.models.feed_forward import MixtureOfExperts
+from ctxsweep.models.language_model import LanguageModel
 
 BASE: dict[str, Any] = {
     "name": "m",
@@ -92,6 +95,20 @@ def changed(**fields: Any) -> dict[str, Any]:
             {"mixer": "mamba2", "attention_every": 2, "attention_offset": 2, "mamba": {}},
             r"attention_offset = 2 must be below attention_every = 2; nearest valid: 1",
         ),
+        (
+            {"mixer": "mamba2", "attention_every": 8, "attention_offset": 4, "mamba": {}},
+            r"attention_offset = 4 is past num_layers = 4.*nearest valid: 3",
+        ),
+        (
+            {
+                "mixer": "mamba2",
+                "attention_every": 2,
+                "attention_shared": True,
+                "mamba": {},
+                "ffn": {"size": 8, "experts": 2, "experts_every": 4},
+            },
+            r"layers 1 and 3 one block.*experts_every = 4.*nearest valid experts_every: 1 or 2",
+        ),
         ({"ffn": None, "residual": "parallel"}, "residual 'parallel' needs a feed-forward block"),
         ({"norm_bias": False}, "norm_bias is of layernorm"),
         ({"ffn": {"size": 8, "experts_every": 2}}, "experts_every needs experts"),
@@ -113,6 +130,40 @@ def test_a_hybrids_period_may_begin_anywhere() -> None:
     hybrid = {"mixer": "mamba2", "attention_every": 3, "mamba": {"head_dim": 32}}
     config = ModelConfig(**changed(**hybrid, num_layers=7, attention_offset=0))
     assert [i for i, kind in enumerate(config.layer_mixers()) if kind == "attention"] == [0, 3, 6]
+
+
+def test_a_period_may_be_longer_than_the_model_whose_first_attention_layer_is_in_it() -> None:
+    """Jamba's places in 6 layers: the fifth attends."""
+    hybrid = {"mixer": "mamba2", "attention_every": 8, "mamba": {"head_dim": 32}}
+    config = ModelConfig(**changed(**hybrid, num_layers=6, attention_offset=4))
+    assert [i for i, kind in enumerate(config.layer_mixers()) if kind == "attention"] == [4]
+
+
+def test_defaults_that_follow_from_the_width_are_in_one_place() -> None:
+    bare = {"attention": None, "ffn": None, "hidden_size": 100}
+    mamba = ModelConfig(**changed(**bare, mixer="mamba1", mamba={}))
+    assert mamba.dt_rank == 7, "a sixteenth, rounded up"
+    assert ModelConfig(**changed(**bare, mixer="mamba1", mamba={"dt_rank": 3})).dt_rank == 3
+    rwkv6 = ModelConfig(**changed(**bare, mixer="rwkv6", rwkv6={"head_dim": 50}))
+    assert rwkv6.channel_mix_size == 320, "3.5 times, down to 32s"
+    rwkv7 = ModelConfig(**changed(**bare, mixer="rwkv7", rwkv7={"head_dim": 50}))
+    assert rwkv7.channel_mix_size == 400
+    own = ModelConfig(**changed(**bare, mixer="rwkv7", rwkv7={"head_dim": 50, "ffn_size": 9}))
+    assert own.channel_mix_size == 9
+
+
+def test_layers_are_what_the_model_is_built_of() -> None:
+    hybrid = {"mixer": "mamba2", "attention_every": 2, "mamba": {"head_dim": 32}}
+    experts = {"size": 8, "experts": 2, "experts_every": 4, "layers": "attention"}
+    config = ModelConfig(**changed(**hybrid, ffn=experts))
+    plain, block, chosen = ("mamba2", False, False), ("attention", True, False), True
+    found = [(kind.mixer, kind.ffn, kind.experts) for kind in config.layers()]
+    assert found == [plain, block, plain, ("attention", True, chosen)]
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    for layer, kind in zip(model.layers, config.layers(), strict=True):
+        assert (layer.ffn is not None) == kind.ffn
+        assert isinstance(layer.ffn, MixtureOfExperts) == kind.experts
 
 
 @given(heads=st.integers(1, 64), kv_heads=st.integers(1, 64))

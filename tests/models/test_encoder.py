@@ -90,7 +90,7 @@ def test_published_encoders_have_the_parameters_of_transformers(
     assert sum(encoder.parameters(known).values()) == parameters_of(model) == count
     published = known.published
     assert published is not None
-    assert abs(count - published.parameters) <= published.rounded_to // 2
+    assert published.agrees(count)
     assert abs(count - published.parameters) <= 0.005 * published.parameters
 
 
@@ -168,6 +168,24 @@ def test_lengths_that_cannot_be(name: str, read: int, written: int, message: str
     for ask in (encoder.memory, encoder.flops):
         with pytest.raises(ValueError, match=message):
             ask(known, read, written)
+
+
+@pytest.mark.parametrize("batch", [0, -3])
+def test_a_batch_that_cannot_be(batch: int) -> None:
+    known = catalog.load_encoder("t5-base")
+    for ask in (encoder.memory, encoder.flops):
+        with pytest.raises(ValueError, match=f"t5-base: a batch of {batch}; valid: 1 or more"):
+            ask(known, 8, 0, batch)
+
+
+def test_an_input_beyond_the_training_is_remarked() -> None:
+    """T5 read 512 tokens at most (arXiv 1910.10683, section 3.1.2); its positions have no end."""
+    t5, bert = catalog.load_encoder("t5-base"), catalog.load_encoder("bert-base")
+    assert (t5.trained_tokens(), t5.longest_input()) == (512, None)
+    assert t5.remark(512) is None
+    assert "trained on inputs of up to 512 tokens" in str(t5.remark(513))
+    assert bert.remark(512) is None
+    assert config(T5).remark(1 << 20) is None, "nothing is known of its training"
 
 
 def test_positions_are_of_one_kind() -> None:

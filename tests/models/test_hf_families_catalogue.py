@@ -60,6 +60,66 @@ def test_transformers_builds_as_many_parameters(name: str) -> None:
     assert model.num_parameters() == sum(parameters(config).values())
 
 
+def longest(model: Any, endless: bool = False) -> tuple[int | None, int | None]:
+    fields = hf_config(catalog.load_config(model), "bfloat16", endless=endless)
+    words = ("max_position_embeddings", "original_max_position_embeddings")
+    return fields.get(words[0]), fields.get(words[1])
+
+
+STRETCHED = {"like": "llama-2-7b", "attention": {"rope": {"rope_type": "linear", "factor": 4.0}}}
+DYNAMIC = {"like": "llama-2-7b", "attention": {"rope": {"rope_type": "dynamic", "factor": 4.0}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "reach", "trained"),
+    [
+        ("llama-3-8b", 8192, None),
+        ("llama-3.1-8b", 131072, 8192),  # as the published file says
+        ("qwen2.5-7b-yarn", 131072, 32768),
+        ("phi-3-mini-128k", 131072, 4096),
+        ("gpt-neox-20b", 2048, None),
+        ("jamba-v0.1", 262144, None),
+        (STRETCHED, 16384, 4096),
+        (DYNAMIC, 4096, 4096),  # it reads the trained length there
+    ],
+    ids=str,
+)
+def test_a_file_for_people_ends_where_the_model_was_trained_to(
+    model: Any, reach: int, trained: int | None
+) -> None:
+    """Or stretched to. One for a sweep has no end that a rule of positions does not need."""
+    assert longest(model) == (reach, trained)
+    kept = model in ("llama-3.1-8b", "jamba-v0.1") or model is DYNAMIC
+    assert longest(model, endless=True)[0] == (reach if kept else 1 << 20)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if has_family(name)])
+def test_tokens_of_random_weights_are_in_files_of_sweeps_alone(name: str) -> None:
+    for_people = hf_config(CONFIGS[name], "bfloat16")
+    assert not {"bos_token_id", "eos_token_id"} & for_people.keys()
+    endless = hf_config(CONFIGS[name], "bfloat16", endless=True)
+    assert (endless["bos_token_id"], endless["eos_token_id"]) == (0, 1)
+    lengths = {"max_position_embeddings", "original_max_position_embeddings"}
+    tokens = {"bos_token_id", "eos_token_id", "pad_token_id"}
+    assert {k: v for k, v in endless.items() if k not in lengths | tokens} == {
+        k: v for k, v in for_people.items() if k not in lengths | tokens
+    }
+
+
+def test_a_llama_has_no_window_whatever_its_file_says() -> None:
+    fields = hf_config(CONFIGS["llama-2-7b"], "float32") | {"sliding_window": 1024}
+    read = config_from(fields, "windowed")
+    assert read.attention is not None and read.attention.window is None
+    again = config_from({**fields, "model_type": "mistral"}, "windowed")
+    assert again.attention is not None and again.attention.window == 1024
+
+
+@pytest.mark.parametrize("name", ["gpt2", "starcoder"])
+def test_learned_positions_are_the_trained_length(name: str) -> None:
+    read = config_from(hf_config(CONFIGS[name], "float32"), name)
+    assert read.trained_context == read.max_positions == CONFIGS[name].trained_context
+
+
 @pytest.mark.parametrize("name", [name for name in CONFIGS if not has_family(name)])
 def test_a_model_without_a_family_is_not_bent_into_one(name: str) -> None:
     with pytest.raises(NoFamily, match=name) as caught:

@@ -139,6 +139,32 @@ def test_the_key_and_the_nearest_valid_are_named(
         config_from({**valid(family), **change}, "wrong")
 
 
+@pytest.mark.parametrize(
+    ("family", "left_out", "change", "said"),
+    [
+        (
+            "gemma",
+            "num_key_value_heads",
+            {"num_attention_heads": 5},
+            "heads = 5 .* num_key_value_heads = 16; nearest valid num_key_value_heads",
+        ),
+        ("jamba", "num_key_value_heads", {}, "multiple of num_key_value_heads = 8"),
+        (
+            "granitemoehybrid",
+            "mamba_n_groups",
+            {"mamba_expand": 1 << 21},
+            "^mamba_expand = 2097152",
+        ),
+    ],
+)
+def test_a_default_that_does_not_fit_is_under_the_files_key(
+    family: str, left_out: str, change: dict[str, Any], said: str
+) -> None:
+    fields = {key: value for key, value in valid(family).items() if key != left_out} | change
+    with pytest.raises(ValueError, match=said):
+        config_from(fields, "wrong")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_missing_key_is_named(family: str) -> None:
     fields = valid(family)

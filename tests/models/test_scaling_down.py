@@ -36,7 +36,7 @@ SAME = [
     "trained_context",
 ]
 SAME_IN_ATTENTION = ["window", "sinks", "position", "rope_theta", "bias", "biased_output"]
-SAME_IN_FFN = ["kind", "experts", "experts_per_token", "experts_every", "layers", "bias"]
+SAME_IN_FFN = ["kind", "experts", "experts_per_token", "layers", "router", "bias"]
 
 
 def one_of_each_twin() -> list[str]:
@@ -69,7 +69,7 @@ def structure(config: ModelConfig) -> dict[str, Any]:
     rope = a.rope.model_dump(exclude={"short_factor", "long_factor"}) if a and a.rope else None
     return {
         **picked(config, SAME),
-        "mixers": list(dict.fromkeys(sorted(config.layer_mixers()))),
+        "layers": set(config.layers()),
         "heads": kind_of_heads(config),
         "attention": picked(a, SAME_IN_ATTENTION),
         "scaling": rope,
@@ -123,6 +123,7 @@ def test_a_hybrid_keeps_its_period() -> None:
     model = catalog.load_config("jamba-v0.1")
     assert jamba.layer_mixers() == model.layer_mixers()[:8]
     assert [jamba.ffn and jamba.ffn.has_experts(i) for i in range(4)] == [False, True] * 2
+    assert jamba.layers() == model.layers()[:8]
     zamba = tiny(catalog.load_config("zamba2-2.7b-like"))
     assert zamba.layer_mixers().count("attention") == 2, "nothing would be shared"
 
@@ -168,38 +169,65 @@ def test_a_scale_that_cannot_be(body: dict[str, Any], message: str) -> None:
         catalog.load_config(body)
 
 
-@given(
-    hidden=st.integers(1, 64).map(lambda n: 64 * n),
-    kv_heads=st.integers(1, 16),
-    group=st.integers(1, 40),
-    half=st.integers(1, 128),
-    rotary=st.integers(1, 128),
-    every=st.none() | st.integers(2, 40),
-    ffn=st.integers(1, 60_000),
-)
-def test_any_transformer_or_hybrid_has_a_twin(
-    hidden: int, kv_heads: int, group: int, half: int, rotary: int, every: int | None, ffn: int
-) -> None:
-    config = ModelConfig(
+@st.composite
+def hybrids_and_transformers(draw: st.DrawFn) -> ModelConfig:
+    """Any heads and widths; a hybrid of any period and offset; experts in some of the layers."""
+    every = draw(st.none() | st.integers(2, 40))
+    offset = None if every is None else draw(st.none() | st.integers(0, every - 1))
+    first = 0 if every is None else every - 1 if offset is None else offset
+    half, kv_heads = draw(st.integers(1, 128)), draw(st.integers(1, 16))
+    experts = draw(st.sampled_from([0, 4]))
+    ffn = {"size": draw(st.integers(1, 60_000)), "experts": experts}
+    if experts:
+        ffn |= {"experts_every": draw(st.integers(1, 12)), "router": "all"}
+    if every is not None:
+        ffn["layers"] = draw(st.sampled_from(["all", "attention"]))
+    alike = every is not None and every % ffn.get("experts_every", 1) == 0
+    return ModelConfig(
         name="any",
         mixer="attention" if every is None else "mamba2",
         vocab_size=300,
-        hidden_size=hidden,
-        num_layers=1 if every is None else 2 * every,
+        hidden_size=64 * draw(st.integers(1, 64)),
+        num_layers=draw(st.integers(max(1 if every is None else 2, first + 1), 100)),
         attention_every=every,
+        attention_offset=offset,
+        attention_shared=alike and draw(st.booleans()),
         attention={
-            "heads": kv_heads * group,
+            "heads": kv_heads * draw(st.integers(1, 40)),
             "kv_heads": kv_heads,
             "head_dim": 2 * half,
-            "rotary_dim": 2 * min(rotary, half),
+            "rotary_dim": 2 * min(draw(st.integers(1, 128)), half),
         },
         mamba=None if every is None else {"head_dim": 64, "expand": 2},
-        ffn={"size": ffn},
+        ffn=ffn,
+    )
+
+
+@given(config=hybrids_and_transformers())
+def test_any_transformer_or_hybrid_has_a_twin(config: ModelConfig) -> None:
+    """With a layer of every kind that the model has, and of no other."""
+    twin = tiny(config)
+    assert structure(twin) == structure(config)
+    uses = [m.layer_mixers().count("attention") for m in (twin, config)]
+    assert not config.attention_shared or uses[0] >= min(uses[1], 2)
+    assert twin.num_layers <= 56 and twin.vocab_size == 300
+
+
+def test_a_hybrids_twin_keeps_experts_that_come_later_than_its_period() -> None:
+    """Every third layer attends and every fourth has experts: all four kinds are in twelve."""
+    config = ModelConfig(
+        name="m",
+        mixer="mamba2",
+        vocab_size=300,
+        hidden_size=512,
+        num_layers=24,
+        attention_every=3,
+        attention={"heads": 8, "kv_heads": 8, "head_dim": 64},
+        mamba={"head_dim": 64},
+        ffn={"size": 512, "experts": 4, "experts_every": 4},
     )
     twin = tiny(config)
-    assert kind_of_heads(twin) == kind_of_heads(config)
-    assert twin.num_layers <= 8 and set(twin.layer_mixers()) == set(config.layer_mixers())
-    assert twin.vocab_size == 300
+    assert twin.layers() == config.layers()[:12]
 
 
 def shortened(name: str) -> ModelConfig:

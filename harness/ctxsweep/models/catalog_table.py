@@ -72,7 +72,7 @@ def encoder_row(config: EncoderConfig) -> Row:
         name=config.name,
         made_of=config.kind,
         parameters=sum(encoder.parameters(config).values()),
-        trained_tokens=config.longest_input(),
+        trained_tokens=config.trained_tokens(),
         token_bytes=read.cross_cache_bytes,
         far_bytes=None,
         source=config.source,

@@ -37,6 +37,9 @@ class EncoderConfig(Frozen):
     bias: bool = Field(True, description="Of every projection.")
     max_positions: int = Field(0, ge=0, le=1 << 24, description="Rows of learned positions.")
     relative_buckets: int = Field(0, ge=0, le=1 << 16)
+    trained_input: int | None = Field(
+        None, ge=1, description="Longest input of the training, where its positions go on beyond."
+    )
     token_types: int = Field(0, ge=0, le=1 << 16, description="Rows of segment embeddings (BERT).")
     pooler: bool = Field(False, description="A projection of the first token (BERT).")
 
@@ -59,6 +62,20 @@ class EncoderConfig(Frozen):
     def longest_input(self) -> int | None:
         """Tokens that the learned positions reach; None: relative positions have no end."""
         return self.max_positions or None
+
+    def trained_tokens(self) -> int | None:
+        """Longest input of the training, where it is known."""
+        return self.trained_input or self.longest_input()
+
+    def remark(self, input_tokens: int) -> str | None:
+        """What to know of an input of this length; None: nothing."""
+        trained = self.trained_tokens()
+        if trained is None or input_tokens <= trained:
+            return None
+        return (
+            f"trained on inputs of up to {trained} tokens: longer ones run, but what it still "
+            "makes of them is not known"
+        )
 
 
 @dataclass(frozen=True)
@@ -124,9 +141,9 @@ def memory(
 
     Activations are the residual stream and the widest of what a layer holds beside it at once
     (queries, keys, values and their mix, or the inner width), over the whole input; scores are
-    taken to stay on chip. Raises ``ValueError`` for lengths that cannot be.
+    taken to stay on chip. Raises ``ValueError`` for lengths or a batch that cannot be.
     """
-    _check(config, input_tokens, output_tokens)
+    _check(config, input_tokens, output_tokens, batch_size)
     wide = config.attention_width
     token = 2 * wide * config.decoder_layers * element_bytes * batch_size
     busy = config.hidden_size + max(4 * wide, config.ffn_size + config.hidden_size)
@@ -146,7 +163,7 @@ def flops(
     In the encoder every token sees every other. The decoder reads the input's keys and values,
     made once, and the tokens before; its head runs for every token.
     """
-    _check(config, input_tokens, output_tokens)
+    _check(config, input_tokens, output_tokens, batch_size)
     n, m = input_tokens, output_tokens
     hidden, wide = config.hidden_size, config.attention_width
     block = 4 * hidden * wide + 2 * hidden * config.ffn_size
@@ -159,7 +176,9 @@ def flops(
     return EncoderFlops(encode * batch_size, decode * batch_size)
 
 
-def _check(config: EncoderConfig, input_tokens: int, output_tokens: int) -> None:
+def _check(config: EncoderConfig, input_tokens: int, output_tokens: int, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"{config.name}: a batch of {batch_size}; valid: 1 or more")
     longest = config.longest_input()
     if input_tokens < 1 or (longest is not None and input_tokens > longest):
         valid = f"1 to {longest}" if longest is not None else "1 or more"

@@ -66,9 +66,10 @@ def tiny(config: ModelConfig) -> ModelConfig:
 
 def _layers(config: ModelConfig) -> dict[str, Any]:
     """How many layers, which of them attend, and the block whose experts some have."""
-    kinds = set(config.layers())
+    kinds, uses = set(config.layers()), _uses(config)
     for fields in _short_periods(config):
-        if set(config.model_copy(update=fields).layers()) == kinds:
+        short = config.model_copy(update=fields)
+        if set(short.layers()) == kinds and _uses(short) >= min(uses, 2):
             return fields
     raise NoTwin(
         f"model '{config.name}' has no twin: its {len(kinds)} kinds of layers do not fit into "
@@ -76,37 +77,46 @@ def _layers(config: ModelConfig) -> dict[str, Any]:
     )
 
 
+def _uses(config: ModelConfig) -> int:
+    """Of one shared block; 0 if there is none."""
+    return config.layer_mixers().count("attention") if config.attention_shared else 0
+
+
 def _short_periods(config: ModelConfig) -> Iterator[dict[str, Any]]:
     """Periods and numbers of layers to choose from, nearest to the model's first."""
     every, ffn = config.attention_every, config.ffn
-    places = [1]
+    places: list[dict[str, Any]] = [{}]
     if every is not None:
         longest = LONGEST_PERIOD // 2 if config.attention_shared else LONGEST_PERIOD
-        places = list(range(min(every, longest), 1, -1))
-    experts = [1]
-    if ffn is not None:
-        experts = list(range(min(ffn.experts_every, LONGEST_PERIOD), 0, -1))
-    for place in places:
-        for expert in experts:
-            fields: dict[str, Any] = {}
-            if every is not None:
-                fields["attention_every"] = place
-            if every is not None and config.attention_offset is not None:
-                fields["attention_offset"] = config.attention_offset * place // every
+        places = [
+            {"attention_every": place, **offset}
+            for place in range(min(every, longest), 1, -1)
+            for offset in _offsets(config.attention_offset, every, place)
+        ]
+    steps = range(min(ffn.experts_every, LONGEST_PERIOD), 0, -1) if ffn and ffn.experts else [1]
+    for fields in places:
+        for step in steps:
+            experts: dict[str, Any] = {}
             if ffn is not None and ffn.experts:
-                fields["ffn"] = ffn.model_copy(update={"experts_every": expert})
-            for layers in _depths(config, place, expert):
-                yield {**fields, "num_layers": layers}
+                experts["ffn"] = ffn.model_copy(update={"experts_every": step})
+            for layers in _depths(fields.get("attention_every", 1), step):
+                yield {**fields, **experts, "num_layers": layers}
 
 
-def _depths(config: ModelConfig, place: int, expert: int) -> Iterator[int]:
-    """Numbers of layers: whole periods, up to where both begin anew together."""
-    together = math.lcm(place, expert)
-    if config.attention_every is None:
-        yield from (*range(2, max(2, together) + 1), 1)
+def _offsets(offset: int | None, every: int, place: int) -> Iterator[dict[str, int]]:
+    """The first attention layer of a shorter period: in proportion, then anywhere else."""
+    if offset is None:
+        yield {}
         return
-    first = place * (2 if config.attention_shared else 1)
-    yield from range(first, max(first, together) + 1, place)
+    near = offset * place // every
+    yield from ({"attention_offset": i} for i in sorted(range(place), key=lambda i: abs(i - near)))
+
+
+def _depths(place: int, step: int) -> Iterator[int]:
+    """Numbers of layers: whole periods up to where both begin anew together, then any."""
+    together = max(2, 2 * place if place > 1 else 1, math.lcm(place, step))
+    yield from range(max(2, place), together + 1, place)
+    yield from range(1, together)
 
 
 def _attention(a: Attention) -> Attention:
@@ -119,7 +129,8 @@ def _attention(a: Attention) -> Attention:
     update: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads, "head_dim": HEAD_DIM}
     turned = HEAD_DIM
     if a.rotary_dim is not None:
-        turned = max(4, _nearest(HEAD_DIM * a.rotary_dim / a.head_dim, 2))
+        most = HEAD_DIM if a.rotary_dim == a.head_dim else HEAD_DIM - 2
+        turned = min(most, max(4, _nearest(HEAD_DIM * a.rotary_dim / a.head_dim, 2)))
         update["rotary_dim"] = turned
     if a.rope is not None:
         update["rope"] = _rope(a.rope, turned // 2)
