@@ -73,8 +73,8 @@ def _filled(config: Any) -> Any:
     """With the defaults that depend on others written out, as a folder has them."""
     if config.mamba is None or config.mixer != "mamba1":
         return config
-    rank = config.mamba.dt_rank or -(-config.hidden_size // 16)
-    return config.model_copy(update={"mamba": config.mamba.model_copy(update={"dt_rank": rank})})
+    mamba = config.mamba.model_copy(update={"dt_rank": config.dt_rank})
+    return config.model_copy(update={"mamba": mamba})
 
 
 @pytest.mark.parametrize("model", NO_FAMILY)

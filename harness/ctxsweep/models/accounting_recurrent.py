@@ -87,14 +87,14 @@ def _mamba(config: ModelConfig) -> tuple[Mamba, int, int]:
 
 def _mamba1_linears(config: ModelConfig) -> int:
     mamba, hidden, inner = _mamba(config)
-    rank = mamba.dt_rank or -(-hidden // 16)
+    rank = config.dt_rank
     return 3 * hidden * inner + inner * (rank + 2 * mamba.state_size) + rank * inner
 
 
 def _mamba1_parameters(config: ModelConfig, layer: int) -> int:
     mamba, _, inner = _mamba(config)
     per_channel = mamba.conv_kernel + mamba.state_size + 3  # + biases of conv and dt, D
-    rank = mamba.dt_rank or -(-config.hidden_size // 16)
+    rank = config.dt_rank
     norms = rank + 2 * mamba.state_size if mamba.inner_norms else 0
     return _mamba1_linears(config) + inner * per_channel + norms
 
@@ -157,11 +157,6 @@ def _rwkv6(config: ModelConfig) -> Rwkv6:
     return config.rwkv6
 
 
-def rwkv6_ffn_size(config: ModelConfig) -> int:
-    """Inner width of RWKV-6's channel mix."""
-    return _rwkv6(config).ffn_size or 7 * config.hidden_size // 2 // 32 * 32
-
-
 def _rwkv6_linears(config: ModelConfig) -> int:
     section, hidden = _rwkv6(config), config.hidden_size
     ranks = 5 * section.mix_rank + section.decay_rank
@@ -169,7 +164,7 @@ def _rwkv6_linears(config: ModelConfig) -> int:
 
 
 def _rwkv6_channel_mix_linears(config: ModelConfig) -> int:
-    return config.hidden_size * (config.hidden_size + 2 * rwkv6_ffn_size(config))
+    return config.hidden_size * (config.hidden_size + 2 * config.channel_mix_size)
 
 
 def _rwkv6_parameters(config: ModelConfig, layer: int) -> int:
@@ -213,7 +208,7 @@ def _rwkv7_linears(config: ModelConfig, layer: int) -> int:
 
 
 def _channel_mix_linears(config: ModelConfig) -> int:
-    return 2 * config.hidden_size * (_rwkv7(config).ffn_size or 4 * config.hidden_size)
+    return 2 * config.hidden_size * config.channel_mix_size
 
 
 def _rwkv7_parameters(config: ModelConfig, layer: int) -> int:

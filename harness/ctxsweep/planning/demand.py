@@ -101,7 +101,7 @@ def _linear_weights(config: ModelConfig, kind: str, layer: int) -> int:
     assert config.mamba is not None
     mamba, inner = config.mamba, hidden * config.mamba.expand
     if kind == "mamba1":
-        rank = mamba.dt_rank or -(-hidden // 16)
+        rank = config.dt_rank
         norms = rank + 2 * mamba.state_size if mamba.inner_norms else 0
         return held - inner * (mamba.conv_kernel + mamba.state_size + 3) - norms
     channels = inner + 2 * mamba.groups * mamba.state_size

@@ -110,11 +110,10 @@ def published_count(
     """What was published, and whether the count is that, as far as its digits go."""
     if said is None:
         return None
-    equal = abs(exact - said.parameters) * 2 <= (said.rounded_to if said.rounded_to > 1 else 0)
     return PublishedCount(
         parameters=said.parameters,
         rounded_to=said.rounded_to,
-        equal=equal,
+        equal=said.agrees(exact),
         head_apart=tied_head > 0 and said.parameters == exact + tied_head,
         source=said.source,
     )
