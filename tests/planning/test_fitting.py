@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ctxsweep.cli.fitting import ALL, models
 from ctxsweep.models.catalog import load_config
-from ctxsweep.planning.answers import Fit
 from ctxsweep.planning.deployment import Deployment
 from ctxsweep.planning.devices import device
 from ctxsweep.planning.fitting import fit_table
-from ctxsweep.planning.footprint import MAX_BATCH, footprint, longest_context
+from ctxsweep.planning.footprint import footprint, longest_context
 from ctxsweep.report.predict_fit import headline, markdown, most_sequences
 
 GB = 10**9
@@ -79,9 +78,10 @@ def test_the_answer_is_of_models_that_were_trained_for_it():
 
 
 def test_the_most_that_is_sought_is_not_printed_as_a_count():
-    tiny = Fit(weight_dtype="int8", longest_context=None, largest_batch=MAX_BATCH, decode_s=None)
-    assert most_sequences(tiny) == "≥65,536"
-    assert most_sequences(tiny.model_copy(update={"largest_batch": 12})) == "12"
+    (row,) = table("mamba-130m", memory=2000 * GB).rows
+    assert [most_sequences(fit) for fit in row.fits] == ["≥65,536"] * 3
+    (row,) = table("llama-3-8b").rows
+    assert [most_sequences(fit) for fit in row.fits] == ["4", "11", "14"]
 
 
 def test_several_memories_keep_every_row_and_say_what_their_cells_are():

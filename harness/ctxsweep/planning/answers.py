@@ -134,6 +134,7 @@ class Fit(Frozen):
     weight_dtype: str
     longest_context: int | None = Field(description="With the batch; None: any; 0: does not fit.")
     largest_batch: int = Field(description="Sequences of the table's context that fit at once.")
+    larger_not_sought: bool = Field(False, description="Perhaps more sequences fit.")
     decode_s: float | None = Field(
         description="Least time of a step there; None: no device, or it does not fit."
     )

@@ -9,7 +9,7 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.answers import Fit, FitRow, FitTable
 from ctxsweep.planning.deployment import BadDeployment, Deployment, WeightDType, check
 from ctxsweep.planning.devices import Device
-from ctxsweep.planning.footprint import largest_batch, longest_context, unbounded
+from ctxsweep.planning.footprint import MAX_BATCH, largest_batch, longest_context, unbounded
 from ctxsweep.planning.remarks import stretched_reach
 from ctxsweep.planning.roofline import decode_bound
 
@@ -94,5 +94,6 @@ def _fit(
         weight_dtype=dtype,
         longest_context=None if unbounded(config, one, longest) else longest,
         largest_batch=batch,
+        larger_not_sought=batch == MAX_BATCH,
         decode_s=seconds,
     )

@@ -160,8 +160,8 @@ def _crossings(
 ) -> Iterator[Crossing]:
     """Per quantity every place where the cheaper one changes, or that none does, as far as both
     fit. Nothing if they nowhere do."""
-    end = min(curve.last or max(contexts) for curve in (first, second))
-    end = _last_fitting(first, second, min(contexts), min(end, max(contexts)))
+    last = min(curve.last or max(contexts) for curve in (first, second))
+    end = _last_fitting(first, second, min(contexts), min(last, max(contexts)))
     if end is None:
         return
     grid = _between(min(contexts), end)

@@ -171,8 +171,9 @@ def _prefill_together(
 
 def _pairs(tokens: NDArray[np.int64], window: int) -> NDArray[np.int64]:
     """Keys that the queries of the first ``tokens`` see, themselves among them, all together."""
-    seen = np.minimum(tokens, window)
-    return seen * (seen + 1) // 2 + (tokens - seen) * window
+    seen: NDArray[np.int64] = np.minimum(tokens, window)
+    pairs: NDArray[np.int64] = seen * (seen + 1) // 2 + (tokens - seen) * window
+    return pairs
 
 
 def _call_times(

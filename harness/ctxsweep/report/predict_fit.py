@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxsweep.planning.answers import Fit, FitRow, FitTable
-from ctxsweep.planning.footprint import MAX_BATCH
 from ctxsweep.report.predict_layout import column_groups
 from ctxsweep.report.predict_markdown import table as markdown_table
 from ctxsweep.report.printer import Printer
@@ -131,8 +130,8 @@ def longest(fit: Fit, row: FitRow) -> str:
 
 
 def most_sequences(fit: Fit) -> str:
-    """The largest batch; more were not looked for than ``MAX_BATCH``."""
-    return f"{'≥' if fit.largest_batch == MAX_BATCH else ''}{fit.largest_batch:,}"
+    """The largest batch, as far as it was looked for."""
+    return f"{'≥' if fit.larger_not_sought else ''}{fit.largest_batch:,}"
 
 
 def reaches(fit: Fit, found: FitTable) -> bool:
