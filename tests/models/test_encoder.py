@@ -183,7 +183,7 @@ def test_an_input_beyond_the_training_is_remarked() -> None:
     t5, bert = catalog.load_encoder("t5-base"), catalog.load_encoder("bert-base")
     assert (t5.trained_tokens(), t5.longest_input()) == (512, None)
     assert t5.remark(512) is None
-    assert "trained on inputs of up to 512 tokens" in str(t5.remark(513))
+    assert "Trained on inputs of up to 512 tokens" in str(t5.remark(513))
     assert bert.remark(512) is None
     assert config(T5).remark(1 << 20) is None, "nothing is known of its training"
 

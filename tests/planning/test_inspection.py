@@ -238,5 +238,6 @@ def test_encoders_have_a_footprint(name: str) -> None:
 def test_a_decoder_keeps_the_inputs_keys_once_for_every_layer() -> None:
     """T5-base: 12 layers × 2 × 768 × 2 bytes for a token of the input, and for one written."""
     found = inspect_encoder(catalog.load_encoder("t5-base"), (1024,))
+    assert "Trained on inputs of up to 512 tokens" in found.remarks[0]
     assert found.rows[0].cross_cache_bytes == 1024 * 12 * 2 * 768 * 2
     assert found.token_bytes == 12 * 2 * 768 * 2

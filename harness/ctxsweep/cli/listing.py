@@ -106,8 +106,10 @@ def _published(each: Row) -> str:
     told = each.published
     if told is None:
         return ""
-    exact = told.rounded_to == 1
-    count = f"{told.parameters:,}" if exact else PARAMETERS.text(told.parameters)
+    count = f"{told.parameters:,}"
+    if told.rounded_to > 1:  # in the digits that were given
+        size, unit = (1e9, "B") if told.parameters >= 1e9 else (1e6, "M")
+        count = f"{told.parameters / size:g}{unit}"
     twice = ", with the tied head" if told.counts_tied_head else ""
     return f"{count}{twice}: {told.source}"
 

@@ -73,8 +73,8 @@ class EncoderConfig(Frozen):
         if trained is None or input_tokens <= trained:
             return None
         return (
-            f"trained on inputs of up to {trained} tokens: longer ones run, but what it still "
-            "makes of them is not known"
+            f"Trained on inputs of up to {trained} tokens: longer ones run, but what it still "
+            "makes of them is not known."
         )
 
 

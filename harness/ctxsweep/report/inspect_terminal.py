@@ -68,7 +68,7 @@ def print_encoder(found: EncoderInspection, console: Console | None = None) -> N
     remarks = ["It has no decode over a growing context: its footprint is known, it is not swept."]
     if found.inputs_left_out and found.longest_input is not None:
         remarks.append(f"The table of positions ends at {found.longest_input:,} tokens.")
-    page.remarks((*remarks, _source(found.source)))
+    page.remarks((*remarks, *found.remarks, _source(found.source)))
 
 
 class _Page:

@@ -52,6 +52,7 @@ def inspect_encoder(
         inputs_left_out=tuple(n for n in contexts if n not in fitting),
         token_bytes=one.self_cache_bytes if one else 0,
         token_flops=_written(config, batch_size) if writes else 0.0,
+        remarks=tuple(filter(None, [config.remark(max(fitting))])),
     )
 
 

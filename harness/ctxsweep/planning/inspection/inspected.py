@@ -163,3 +163,4 @@ class EncoderInspection(Frozen):
     inputs_left_out: tuple[int, ...]
     token_bytes: int
     token_flops: float
+    remarks: tuple[str, ...] = ()
