@@ -89,6 +89,22 @@ def test_the_step_is_1k_unless_the_file_says(tmp_path: Path) -> None:
             "frontier.within.latency: unknown key",
         ),
         (
+            "{context: {up_to: 8k}, within: {decode: true}}",
+            "frontier.within.decode: true is not a time; write 20ms, 1.5s or 2min",
+        ),
+        ("{context: {up_to: 8k}, within: {memory: true}}", "frontier.within.memory: "),
+        ("{context: {up_to: true}, within: {decode: 1}}", "frontier.context.up_to: "),
+        ("{batch: {up_to: true, at: 8k}, within: {decode: 1}}", "frontier.batch.up_to: "),
+        (
+            "{context: {up_to: 8k}, within: {prefill: 10min}}",
+            "frontier.within.prefill = 600 s exceeds budgets.cell_s = 300 s, so no try could tell; "
+            "nearest valid: 300s, or raise budgets.cell_s",
+        ),
+        (
+            "{context: {up_to: 8k}, within: {decode: 1}, positions: {aa: 4}}",
+            "frontier.positions: no series is named 'aa'; did you mean 'a'?",
+        ),
+        (
             "{context: {up_to: 8k}, within: {memory: 8GiB}}",
             "frontier.within.memory = 8589934592 exceeds budgets.memory_bytes = 4294967296",
         ),

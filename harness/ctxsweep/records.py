@@ -225,6 +225,16 @@ class Environment(Frozen):
     other_gpu_processes: int | None = None
 
 
+class Reached(Frozen):
+    """How far a cell had come when its time was over, as far as was heard of it."""
+
+    position: int = Field(description="Tokens of context; 0: nothing was heard.")
+    prefill_s: float | None = Field(
+        description="Of its longest prefill; of one under way, what it had taken by then."
+    )
+    decode_s: float | None = Field(description="The latest step that was heard of.")
+
+
 class Record(Frozen):
     """All that is known of one measured cell."""
 
@@ -233,6 +243,7 @@ class Record(Frozen):
     status: Status
     detail: str = Field("", description="Why the status is not ok, and what would help.")
     predicted_s: float | None = Field(None, description="Only for over_budget: the prediction.")
+    reached: Reached | None = Field(None, description="Only for timeout, if it was begun.")
     samples: tuple[Sample, ...] = ()
     warmups: tuple[Sample, ...] = ()
     memory: tuple[MemoryReading, ...] = ()

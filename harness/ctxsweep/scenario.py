@@ -183,7 +183,9 @@ class Scenario(Frozen):
     @model_validator(mode="after")
     def _frontier(self) -> Self:
         if self.frontier is not None:
-            self.frontier.check_budget(self.budgets.memory_bytes)
+            names = [one.name for one in self.series]
+            times = {f"budgets.{key}": getattr(self.budgets, key) for key in ("cell_s", "series_s")}
+            self.frontier.check(names, self.budgets.memory_bytes, times)
         return self
 
     @model_validator(mode="after")

@@ -8,11 +8,13 @@ or no can at best halve what is left, hence ``ceil(log2(steps + 1))`` tries at m
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ctxsweep.frozen import Frozen
+from ctxsweep.scenario_messages import nearest
 from ctxsweep.scenario_units import Bytes, Contexts, ContextTokens
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)")
@@ -28,6 +30,8 @@ _DURATION_SCHEMA = {
 
 def _seconds(value: Any) -> Any:
     """Seconds from a number, or from a text such as ``20ms``. Raises ``ValueError``."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a time; write 20ms, 1.5s or 2min")
     if not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value.strip())
@@ -94,6 +98,10 @@ class Frontier(Frozen):
     context: ContextSearch | None = Field(None, description="Seek the longest context.")
     batch: BatchSearch | None = Field(None, description="Seek the largest batch.")
     within: Within = Field(description="Memory and times that must hold.")
+    positions: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="By series: where its positions end. Of known models it is filled in.",
+    )
 
     @model_validator(mode="after")
     def _some_search(self) -> Self:
@@ -104,11 +112,27 @@ class Frontier(Frozen):
             )
         return self
 
-    def check_budget(self, memory_bytes: int | None) -> None:
-        """Raises ``ValueError`` if a try might take more than any child of the sweep may."""
-        memory = self.within.memory
+    def check(
+        self, series: Sequence[str], memory_bytes: int | None, budgets_s: Mapping[str, float]
+    ) -> None:
+        """Raises ``ValueError`` if a try might take more memory than any child of the sweep may, if
+        one that is within its limit would be ended by one of ``budgets_s``, the times that a cell
+        has by their keys, or if ``positions`` names what is none of the ``series``.
+        """
+        memory, prefill = self.within.memory, self.within.prefill
         if memory and memory_bytes and memory > memory_bytes:
             raise ValueError(
                 f"frontier.within.memory = {memory} exceeds budgets.memory_bytes = {memory_bytes}; "
                 f"nearest valid: {memory_bytes}"
             )
+        key, least_s = min(budgets_s.items(), key=lambda one: one[1])
+        if prefill and prefill > least_s:
+            raise ValueError(
+                f"frontier.within.prefill = {prefill:g} s exceeds {key} = {least_s:g} s, so no try "
+                f"could tell; nearest valid: {least_s:g}s, or raise {key}"
+            )
+        for name in self.positions:
+            if name not in series:
+                raise ValueError(
+                    f"frontier.positions: no series is named '{name}'; {nearest(name, series)}"
+                )

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxsweep.analysis.frontier import FrontierPlan, Search, stopped_by, summarise_frontier
+from ctxsweep.analysis.frontier import FrontierPlan, Search, summarise_frontier
 from ctxsweep.analysis.frontier_summary import FrontierLine
 from ctxsweep.records import Cell, Record, Sample, Series, Status
-from ctxsweep.scenario_frontier import Within
 
 Ends = Callable[[int, int], Record]
 
@@ -194,22 +193,89 @@ def test_a_try_that_breaks_ends_the_search_without_a_limit(status: Status) -> No
     )
     (line,) = frontier_lines(known, whole)
     assert tries < search.most_tries and line.complete
-    assert line.stopped_by == status.value and line.fails and line.fails.detail == "why"
+    assert line.stopped_by == status.value and line.silent and line.silent.value == 12288
+    assert line.silent.outcome.detail == "why" and line.fails is None
     assert line.passes and line.passes.value == 8192
 
 
-def test_why_a_try_does_not_count() -> None:
-    one = cell(1024)
-    both = Within(decode=0.02, prefill=2.0)
-    assert stopped_by(ran(one), both) is None
-    assert stopped_by(ran(one, step_s=0.021), both) == "decode"
-    assert stopped_by(ran(one, prefill_s=2.1), both) == "prefill"
-    assert stopped_by(ran(one, prefill_s=2.1, step_s=0.1), both) == "decode"
-    assert stopped_by(ended(one, Status.OOM), both) == "memory"
-    assert stopped_by(ended(one, Status.TIMEOUT, elapsed_s=5.0), both) == "prefill"
-    assert stopped_by(ended(one, Status.TIMEOUT, elapsed_s=5.0), Within(decode=1.0)) == "time"
-    assert stopped_by(ended(one, Status.TIMEOUT), both) == "time"
-    assert stopped_by(ended(one, Status.OVER_BUDGET, predicted_s=9.0), both) == "prefill"
+@given(limit=st.integers(0, 64), budget=st.integers(0, 64))
+@settings(max_examples=100, deadline=None)
+def test_a_spent_budget_bounds_nothing(limit: int, budget: int) -> None:
+    """Beyond ``budget`` steps every try is ended by the sweep's time, whatever its memory."""
+    whole = scenario(context={"up_to": 64 * 1024, "step": 1024})
+    plan = FrontierPlan.of(whole)
+    assert plan is not None
+    (search,) = plan.searches()
+
+    def end(tried: Cell) -> Record:
+        if tried.context_tokens > budget * 1024:
+            return ended(tried, Status.TIMEOUT, elapsed_s=60.0)
+        fits = tried.context_tokens <= limit * 1024
+        return ran(tried) if fits else ended(tried, Status.OOM)
+
+    known: list[Record] = []
+    assert hunt(plan, search, end, known) <= search.most_tries
+    (line,) = frontier_lines(known, whole)
+    assert line.complete
+    assert (line.passes.value if line.passes else 0) == min(limit, budget) * 1024
+    if budget >= min(limit + 1, 64):
+        assert line.silent is None, "the budget was never in the way of the answer"
+        return
+    assert line.silent and line.silent.value == (budget + 1) * 1024
+    assert line.stopped_by == "time" and plan.bracket(search, known).unanswered
+
+
+def test_a_limit_seen_above_a_silent_try_is_kept() -> None:
+    whole = scenario(context={"up_to": 16384, "step": 1024})
+    plan = FrontierPlan.of(whole)
+    assert plan is not None
+    known: list[Record] = []
+
+    def end(tried: Cell) -> Record:
+        if tried.context_tokens > 6000:
+            return ended(tried, Status.OOM)
+        slow = tried.context_tokens > 3000
+        return ended(tried, Status.TIMEOUT, elapsed_s=60.0) if slow else ran(tried)
+
+    hunt(plan, plan.searches()[0], end, known)
+    (line,) = frontier_lines(known, whole)
+    assert line.passes and line.silent and line.fails
+    assert (line.passes.value, line.silent.value, line.fails.value) == (2048, 3072, 8192)
+    assert line.fails.outcome.reason == "memory" and line.stopped_by == "time"
+
+
+def test_an_engine_that_never_begins_is_tried_once() -> None:
+    whole = scenario(context={"up_to": 65536, "step": 1024})
+    plan = FrontierPlan.of(whole)
+    assert plan is not None
+    known: list[Record] = []
+    (search,) = plan.searches()
+    assert hunt(plan, search, lambda tried: ended(tried, Status.TIMEOUT), known) == 1
+    (line,) = frontier_lines(known, whole)
+    assert line.stopped_by == "load" and line.passes is None and line.fails is None
+
+
+@pytest.mark.parametrize(
+    ("up_to", "ends_at", "tries"), [(65536, 1006, 1), (1024, 1006, 1), (512, 512, 1)]
+)
+def test_positions_that_end_are_the_answer_and_no_try_goes_beyond(
+    up_to: int, ends_at: int, tries: int
+) -> None:
+    """1,024 positions, 8 of them for what is generated and 2 to spare: on no whole step."""
+    section = {"context": {"up_to": up_to, "step": 512}, "positions": {"a": 1016}}
+    whole = scenario(**section)
+    plan = FrontierPlan.of(whole)
+    assert plan is not None
+    (search,) = plan.searches()
+    known: list[Record] = []
+    assert hunt(plan, search, lambda tried: ran(tried), known) >= tries
+    (line,) = frontier_lines(known, whole)
+    assert line.passes and line.passes.value == ends_at == max(r.cell.context_tokens for r in known)
+    assert line.fails is None and line.complete and line.up_to == ends_at
+    assert line.stopped_by == (None if up_to == 512 else "positions")
+    full: list[Record] = []
+    hunt(plan, search, lambda tried: ended(tried, Status.OOM), full)
+    assert frontier_lines(full, whole)[0].stopped_by == "memory"
 
 
 def test_a_limit_inside_the_interval_is_said_to_be_close() -> None:

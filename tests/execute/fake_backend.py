@@ -37,6 +37,7 @@ def raise_error(error: BaseException) -> None:
 
 FAULTS: dict[str, Callable[[], None]] = {
     "hang": lambda: time.sleep(3600),
+    "doze": lambda: time.sleep(1.5),
     "abort": os.abort,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(3),

@@ -11,14 +11,16 @@ import pytest
 from sweep_driver import scenario_of
 
 from ctxsweep.analysis.frontier import FrontierPlan, summarise_frontier
-from ctxsweep.analysis.frontier_summary import FrontierLine
+from ctxsweep.analysis.frontier_outcome import outcome_of
+from ctxsweep.analysis.frontier_summary import FrontierLine, TryOutcome
 from ctxsweep.execute.executors import Display, LocalExecutor
-from ctxsweep.execute.frontier import probe_job, probes
+from ctxsweep.execute.frontier import probe_job, probes, with_positions
 from ctxsweep.execute.job import Job, failure
-from ctxsweep.execute.sweep import Outcome, run_sweep
+from ctxsweep.execute.sweep import Outcome, Silent, run_sweep
 from ctxsweep.expansion import expand
 from ctxsweep.records import Cell, Record, Sample, Series, Status
-from ctxsweep.scenario import Budgets, Procedure, Scenario
+from ctxsweep.report.frontier import frontier_answer
+from ctxsweep.scenario import Budgets, Procedure, Scenario, ScenarioError
 from ctxsweep.scenario_frontier import Frontier
 from ctxsweep.store import RunFolder
 
@@ -165,9 +167,120 @@ def test_an_engine_that_breaks_is_said_to_and_the_others_are_searched(tmp_path: 
     scenario = planned(frontier(context={"up_to": 4096}), {"a": {}, "b": {}})
     outcome, records = search(tmp_path, scenario, Simulated(engine))
     broken, fine = lines_of(scenario, records)
-    assert broken.stopped_by == "error" and broken.tries == 1
+    assert broken.stopped_by == "error" and broken.tries == 1 and broken.silent
     assert fine.fails is None and fine.passes and fine.passes.value == 4096
-    assert (outcome.failed, outcome.broken, outcome.exit_code) == (0, 1, 1)
+    assert (outcome.failed, outcome.unanswered, outcome.exit_code) == (0, 1, 1)
+
+
+class News(Silent):
+    """Keeps what it was told of tries."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, str]] = []
+
+    def tried(self, record: Record, outcome: TryOutcome) -> None:
+        self.said.append((record.cell.context_tokens, outcome.kind))
+
+
+def test_a_budget_that_is_spent_is_no_limit_of_the_model(tmp_path: Path) -> None:
+    def engine(cell: Cell) -> Record:
+        spent = cell.context_tokens > 2000
+        return failure(cell, Status.TIMEOUT, "no result", 60.0) if spent else took(cell)
+
+    scenario = planned(frontier(context={"up_to": 4096, "step": 1024}))
+    news = News()
+    with new_folder(tmp_path, scenario) as folder:
+        outcome = run_sweep(scenario, expand(scenario), folder, Simulated(engine), news)
+        found = summarise_frontier(list(folder.records()), scenario.model_dump(mode="json"))
+    assert news.said == [(2048, "says_nothing"), (1024, "passes")]
+    assert outcome.unanswered == 1 and outcome.exit_code == 1
+    assert found is not None and "a at least 1K (budget spent)." in frontier_answer(found)
+
+
+def test_a_budget_that_is_spent_beside_the_answer_is_forgiven(tmp_path: Path) -> None:
+    def engine(cell: Cell) -> Record:
+        if cell.context_tokens > 3000:
+            return failure(cell, Status.TIMEOUT, "no result", 60.0)
+        return took(cell) if cell.context_tokens < 2000 else failure(cell, Status.OOM, "refused")
+
+    scenario = planned(frontier(context={"up_to": 8192, "step": 1024}))
+    outcome, records = search(tmp_path, scenario, Simulated(engine))
+    (line,) = lines_of(scenario, records)
+    assert line.stopped_by == "memory" and line.passes and line.passes.value == 1024
+    assert (outcome.unanswered, outcome.exit_code) == (0, 0)
+
+
+def test_where_positions_end_the_search_does(tmp_path: Path) -> None:
+    series = (Series(name="gpt2", model="gpt2"), Series(name="gqa", model="tiny-gqa"))
+    section = frontier(context={"up_to": 8192, "step": 1024}, within={"decode": 1.0})
+    plain = planned(section).model_copy(update={"series": series, "generate_tokens": 16})
+    scenario = with_positions(plain)
+    assert scenario.frontier is not None and scenario.frontier.positions == {"gpt2": 1024}
+    assert with_positions(scenario) == scenario
+    _, records = search(tmp_path, scenario, Simulated(took))
+    gpt2, gqa = lines_of(scenario, records)
+    assert gpt2.passes and (gpt2.passes.value, gpt2.stopped_by) == (1006, "positions")
+    assert gqa.passes and (gqa.passes.value, gqa.stopped_by) == (8192, None)
+
+
+def test_the_longest_of_a_model_with_learned_positions_really_runs(tmp_path: Path) -> None:
+    model = {"like": "tiny-gpt", "num_layers": 1, "max_positions": 300}
+    section = frontier(context={"up_to": 1024, "step": 256}, within={"decode": 10.0})
+    scenario = planned(section, contexts=(64,), generate_tokens=2).model_copy(
+        update={"series": (Series(name="learned", model=model),)}
+    )
+    executor = LocalExecutor(tmp_path / "log.txt")
+    outcome, records = search(tmp_path, with_positions(scenario), executor)
+    (line,) = lines_of(with_positions(scenario), records)
+    assert line.passes and (line.passes.value, line.stopped_by) == (296, "positions")
+    assert outcome.exit_code == 0
+
+
+def test_memory_of_an_engine_elsewhere_is_refused_as_a_limit() -> None:
+    series = (Series(name="server", backend="server", model="m"),)
+    section = frontier(context={"up_to": 4096})
+    with pytest.raises(ScenarioError, match=r"frontier.within.memory: series 'server' runs on"):
+        with_positions(planned(section).model_copy(update={"series": series}))
+    timed = frontier(context={"up_to": 4096}, within={"decode": 1.0})
+    with_positions(planned(timed).model_copy(update={"series": series}))
+
+
+def test_the_short_deadline_begins_with_the_cell(tmp_path: Path) -> None:
+    """A warm-up that compiles takes longer than any try may."""
+    section = frontier(context={"up_to": 2048, "step": 1024}, within={"prefill": 0.3})
+    once = str(tmp_path / "compiled")
+    slow = QUICK.model_copy(update={"warmup_tokens": 64})
+    scenario = planned(section, {"a": {"fault": ["doze", 50], "once": once}}, procedure=slow)
+    executor = LocalExecutor(tmp_path / "log.txt")
+    cell = next(probes(scenario, []))
+    (record,) = executor.run(probe_job(scenario, cell, None), SILENT)
+    assert record.status is Status.OK
+
+
+def test_a_hang_before_the_first_cell_is_no_limit_and_is_tried_once(tmp_path: Path) -> None:
+    section = frontier(context={"up_to": 65536, "step": 1024}, within={"prefill": 0.2})
+    budgets = Budgets(load_s=4, cell_s=0.5, memory_bytes=400 << 20)
+    series = {"a": {"fault": ["hang", 1]}}
+    scenario = planned(section, series, budgets=budgets)
+    outcome, records = search(tmp_path, scenario, LocalExecutor(tmp_path / "log.txt"))
+    (line,) = lines_of(scenario, records)
+    assert line.tries == 1 and line.stopped_by == "load" and line.silent
+    assert "budgets.load_s = 4.0 s, to warm up" in line.silent.outcome.detail
+    assert line.fails is None and outcome.exit_code == 1
+
+
+def test_a_hang_in_decode_is_not_blamed_on_prefill(tmp_path: Path) -> None:
+    section = frontier(context={"up_to": 1024, "step": 1024}, within={"prefill": 0.2})
+    quick = QUICK.model_copy(update={"warmup_tokens": 0})
+    budgets = Budgets(cell_s=1.0, memory_bytes=400 << 20)
+    series = {"a": {"decode_s": 3600}}
+    scenario = planned(section, series, procedure=quick, budgets=budgets)
+    executor = LocalExecutor(tmp_path / "log.txt")
+    _, records = search(tmp_path, scenario, executor)
+    tried = [record for record in records if record.cell.role == "frontier"]
+    (line,) = lines_of(scenario, records)
+    assert line.stopped_by == "time" and tried[-1].reached is not None
+    assert tried[-1].reached.prefill_s is not None and tried[-1].reached.prefill_s < 0.2
 
 
 def test_without_the_section_nothing_is_tried(tmp_path: Path) -> None:
@@ -229,7 +342,7 @@ def test_a_native_model_under_a_real_limit_of_memory(tmp_path: Path) -> None:
         tried = {**records[-1].cell.model_dump(), "context_tokens": context_tokens}
         cell = Cell(**{**tried, "role": "measure"})
         (record,) = executor.run(probe_job(scenario, cell, memory_bytes), SILENT)
-        return record.status is Status.OK
+        return outcome_of(record, section.within).kind == "passes"
 
     assert fits(line.passes.value - step) and not fits(line.fails.value + step)
 

@@ -7,9 +7,11 @@ import threading
 
 from rich.console import Console
 
+from ctxsweep.analysis.frontier_outcome import outcome_of
 from ctxsweep.execute.job import failure
 from ctxsweep.execute.progress import RichProgress, label
 from ctxsweep.records import Cell, Series, Status
+from ctxsweep.scenario_frontier import Within
 
 
 def cell(context: int, role: str = "measure") -> Cell:
@@ -49,8 +51,14 @@ def test_a_try_over_the_limit_is_no_news_and_one_that_broke_is() -> None:
     with RichProgress(Console(file=out, width=200, force_terminal=True)) as progress:
         progress.start(total=3, done=0)
         progress.begin(cell(2048, "frontier"))
-        progress.record(failure(cell(2048, "frontier"), Status.OOM, "refused"))
-        progress.record(failure(cell(1024, "frontier"), Status.ERROR, "unwell"))
+        within = Within(prefill=1.0)
+        for context, status, detail in (
+            (2048, Status.OOM, "refused"),
+            (1024, Status.ERROR, "unwell"),
+            (512, Status.TIMEOUT, "no result"),
+        ):
+            record = failure(cell(context, "frontier"), status, detail, 60.0)
+            progress.tried(record, outcome_of(record, within))
     text = out.getvalue()
     assert "d2048 × 2 (frontier)" in text and "refused" not in text
-    assert "error (unwell)" in text
+    assert "error (unwell)" in text and "timeout (no result)" in text and "3/3" in text

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pictures import decode_png, rows_of
 from rich.console import Console
 
-from ctxsweep.analysis.frontier_summary import FrontierLine, FrontierProbe, FrontierSummary
+from ctxsweep.analysis.frontier_summary import (
+    FrontierLine,
+    FrontierProbe,
+    FrontierSummary,
+    Silence,
+    TryOutcome,
+)
 from ctxsweep.analysis.summary import Crossover, Estimate, Summary
 from ctxsweep.cli.sweep import derive
 from ctxsweep.records import Status
@@ -23,8 +29,16 @@ from ctxsweep.store import RunFolder
 BASELINE = Path(__file__).parents[2] / "results/baselines/2-core-amd-epyc/long_ctx"
 
 
-def probe(value: int, status: Status = Status.OK, **more: Any) -> FrontierProbe:
-    return FrontierProbe(key="k", value=value, status=status, **{"metrics": {}, **more})
+STATUS = {"memory": Status.OOM, "time": Status.TIMEOUT, "error": Status.ERROR}
+
+
+def probe(value: int, reason: Any = None, detail: str = "", **more: Any) -> FrontierProbe:
+    """Passes without a reason."""
+    silent = reason in get_args(Silence)
+    kind: Any = "passes" if reason is None else "says_nothing" if silent else "over"
+    outcome = TryOutcome(kind=kind, reason=reason, detail=detail)
+    status = STATUS.get(reason, Status.OK)
+    return FrontierProbe(key="k", value=value, status=status, outcome=outcome, metrics={}, **more)
 
 
 def line(series: str = "gqa", **fields: Any) -> FrontierLine:
@@ -35,19 +49,22 @@ def line(series: str = "gqa", **fields: Any) -> FrontierLine:
         "up_to": 65536,
         "step": 1024,
         "passes": probe(18432),
-        "fails": probe(19456, Status.OOM, detail="refused\nat length"),
-        "stopped_by": "memory",
+        "fails": probe(19456, "memory", "refused\nat length"),
         "close": False,
         "complete": True,
         "tries": 6,
         "most_tries": 7,
     }
-    return FrontierLine(**{**values, **fields})
+    values |= fields
+    end = values.get("silent") or values["fails"]
+    return FrontierLine(**{"stopped_by": end.outcome.reason if end else None, **values})
 
 
-CENSORED = {"passes": probe(65536), "fails": None, "stopped_by": None}
-SLOW = {"fails": probe(19456), "stopped_by": "decode"}
-BROKEN = {"fails": probe(19456, Status.ERROR, detail="unwell"), "stopped_by": "error"}
+CENSORED = {"passes": probe(65536), "fails": None}
+SLOW = {"fails": probe(19456, "decode")}
+BROKEN = {"silent": probe(19456, "error", "unwell"), "fails": None}
+SPENT = {"silent": probe(19456, "time", "no result within …"), "fails": None}
+POSITIONS = {"passes": probe(1006), "fails": None, "stopped_by": "positions", "up_to": 1006}
 
 
 @pytest.mark.parametrize(
@@ -55,26 +72,64 @@ BROKEN = {"fails": probe(19456, Status.ERROR, detail="unwell"), "stopped_by": "e
     [
         ({}, "18K runs; 19K: out of memory"),
         (CENSORED, "at least 64K runs"),
-        ({"passes": None, "fails": probe(1024)}, "not even 1K: out of memory"),
+        ({"passes": None, "fails": probe(1024, "memory")}, "not even 1K: out of memory"),
         ({**SLOW, "close": True}, "18K runs; 19K: decode too slow, within the noise"),
         (
             {**SLOW, "passes": probe(18432, contended_share=0.9)},
             "18K runs; 19K: decode too slow, the machine was busy",
         ),
         ({"close": True}, "18K runs; 19K: out of memory"),
-        (BROKEN, "no limit found; 18K runs; 19K: error"),
+        (BROKEN, "at least 18K runs; 19K: error"),
+        ({**BROKEN, "passes": None}, "not known; 19K: error"),
         ({"complete": False}, "18K runs so far; 19K: out of memory"),
         ({**CENSORED, "passes": None, "complete": False}, "nothing known so far"),
-        ({"stopped_by": "time"}, "18K runs; 19K: the sweep's time was spent"),
-        ({"passes": probe(1000), "fails": probe(2000)}, "1,000 runs; 2,000: out of memory"),
+        (SPENT, "at least 18K runs; 19K: budget spent"),
+        ({**SPENT, "passes": None}, "not known; 19K: budget spent"),
         (
-            {"quantity": "batch_size", "at": 8192, "passes": probe(6), "fails": probe(7)},
+            {**SPENT, "fails": probe(32768, "memory")},
+            "at least 18K runs; 19K: budget spent; 32K: out of memory",
+        ),
+        (POSITIONS, "1,006 runs, there its positions end"),
+        (
+            {"passes": probe(1000), "fails": probe(2000, "memory")},
+            "1,000 runs; 2,000: out of memory",
+        ),
+        (
+            {
+                "quantity": "batch_size",
+                "at": 8192,
+                "passes": probe(6),
+                "fails": probe(7, "memory"),
+            },
             "6 run; 7: out of memory",
         ),
     ],
 )
 def test_a_finding_in_words(fields: dict[str, Any], said: str) -> None:
     assert finding(line(**fields)) == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "gqa 18K."),
+        (CENSORED, "gqa at least 64K."),
+        ({"passes": None}, "gqa none."),
+        (SPENT, "gqa at least 18K (budget spent)."),
+        ({**SPENT, "fails": probe(32768, "memory")}, "gqa at least 18K (budget spent)."),
+        ({**SPENT, "passes": None}, "gqa not known (budget spent)."),
+        ({**BROKEN, "passes": None}, "gqa not known (error)."),
+        ({"silent": probe(1024, "load"), "passes": None}, "gqa not known (did not start)."),
+        (POSITIONS, "gqa 1,006."),
+        ({"complete": False}, "gqa at least 18K."),
+        ({**CENSORED, "passes": None, "complete": False}, "gqa not known."),
+    ],
+)
+def test_the_headline_publishes_no_limit_that_was_not_found(
+    fields: dict[str, Any], said: str
+) -> None:
+    found = FrontierSummary(memory_bytes=1, decode_s=None, prefill_s=None, lines=(line(**fields),))
+    assert frontier_answer(found).endswith(f": {said}")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +139,7 @@ def searched(summary: Summary) -> Summary:
     ends: list[dict[str, Any]] = [{}, CENSORED, SLOW, BROKEN, {"passes": None}]
     lines = [line(name, **end) for name, end in zip(names, ends, strict=False)]
     sizes = {"quantity": "batch_size", "at": 8192, "up_to": 64, "step": 1}
-    lines.append(line(names[0], **sizes, passes=probe(6), fails=probe(7)))
+    lines.append(line(names[0], **sizes, passes=probe(6), fails=probe(7, "memory")))
     found = FrontierSummary(
         memory_bytes=400 << 20, decode_s=0.02, prefill_s=None, lines=tuple(lines)
     )
@@ -111,14 +166,15 @@ def test_the_page_answers_first_and_shows_both_sides(searched: Summary) -> None:
     assert searched.frontier is not None
     said = frontier_answer(searched.frontier)
     names = [series.name for series in searched.series]
-    assert f"{names[0]} 18K, {names[1]} at least 64K, {names[2]} 18K, {names[3]} not known" in said
-    assert f"{names[4]} none." in said
+    assert f"{names[0]} 18K, {names[1]} at least 64K, {names[2]} 18K, " in said
+    assert f"{names[3]} at least 18K (error), {names[4]} none." in said
     page = render_page(searched, chart_specs(searched))
     assert said in page
     context, batch = frontier_tables(searched)
     assert [row[1:3] for row in context.rows][:2] == [("18K", "19K"), ("≥ 64K", "not reached")]
     assert context.rows[0][3] == "out of memory: refused"
     assert "raise frontier.context.up_to" in context.rows[1][-1]
+    assert context.rows[3][1:4] == ("≥ 18K", "not known", "error at 19K: unwell")
     assert len(batch.rows) == 1
 
 
@@ -130,7 +186,8 @@ def test_the_chart_has_bars_limits_arrows_and_crosses(searched: Summary, tmp_pat
     assert [row["x"] for row in rows_of(spec, "failed")] == [19456]
     assert {(row["x"], row["start"]) for row in rows_of(spec, "limit")} >= {(18432, 19456)}
     ends = {row["end"] for row in rows_of(spec, "bar")}
-    assert ends == {"out of memory", "decode too slow", "all that was tried runs"}
+    ends_seen = {"out of memory", "decode too slow", "all that was tried runs"}
+    assert ends == {*ends_seen, "a try gave no answer"}
     folder = tmp_path / "plots"
     write_plots({"frontier_context": spec, "frontier_batch": specs["frontier_batch"]}, folder)
     for name in ("frontier_context", "frontier_batch"):

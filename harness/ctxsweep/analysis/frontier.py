@@ -7,16 +7,17 @@ writing; so a search that was cut off goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from ctxsweep.analysis.frontier_outcome import outcome_of
 from ctxsweep.analysis.frontier_summary import (
-    BROKEN,
     FrontierLine,
     FrontierProbe,
     FrontierSummary,
     Quantity,
     Reason,
+    TryOutcome,
 )
 from ctxsweep.analysis.metrics import itl_s, measure, prefill_s
 from ctxsweep.analysis.samples import contended_share
@@ -24,6 +25,8 @@ from ctxsweep.records import Cell, Record, Status
 from ctxsweep.scenario_frontier import Frontier, Within
 
 SHOWN_METRICS = ("itl_s", "prefill_s", "held_bytes", "process_peak_bytes", "device_peak_bytes")
+SPARE_TOKENS = 2
+"""Positions that an engine may want beside the tokens: vLLM does for the one sampled last."""
 
 
 @dataclass(frozen=True)
@@ -35,49 +38,95 @@ class Search:
     at: int
     up_to: int
     step: int
+    ends: bool = False
+    """Whether the model's positions end at ``up_to``, which then need not be a whole step."""
 
     @property
     def steps(self) -> int:
-        return self.up_to // self.step
+        return -(-self.up_to // self.step)
 
     @property
     def most_tries(self) -> int:
         """``ceil(log2(steps + 1))``: so many answers there are, none and all among them."""
         return self.steps.bit_length()
 
+    def value(self, step: int) -> int:
+        """Tokens or sequences of a step, counted from 1."""
+        return min(step * self.step, self.up_to)
+
     def point(self, step: int) -> tuple[int, int]:
-        """Context and batch size of a step, counted from 1."""
-        value = step * self.step
+        """Context and batch size of a step."""
+        value = self.value(step)
         return (value, self.at) if self.quantity == "context_tokens" else (self.at, value)
 
     def step_of(self, cell: Cell) -> int | None:
         """The step on which a cell lies; None if it is not on this line's grid."""
         point = cell.context_tokens, cell.batch_size
         value, at = point if self.quantity == "context_tokens" else point[::-1]
-        on_grid = value % self.step == 0 and 1 <= value // self.step <= self.steps
-        same = cell.series.name == self.series and at == self.at
-        return value // self.step if same and on_grid else None
+        step = -(-value // self.step)
+        on_grid = 1 <= step <= self.steps and self.value(step) == value
+        return step if on_grid and cell.series.name == self.series and at == self.at else None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A try, or a cell of the sweep that stands for one, and what it says."""
+
+    step: int
+    record: Record
+    outcome: TryOutcome
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Where a search stands: step ``low`` passes (0: not known), step ``high`` fails."""
+    """Where a search stands: what is left to try lies between ``low`` and ``high``."""
 
     search: Search
-    low: int
-    high: int
-    passed: Record | None = None
-    failed: Record | None = None
-    reason: Reason | None = None
+    passed: Tried | None = None
+    """The largest that passes."""
+    failed: Tried | None = None
+    """The smallest above it that is over a limit."""
+    silent: Tried | None = None
+    """The smallest above what passes that says nothing, if it is smaller than ``failed``."""
     tries: int = 0
+
+    @property
+    def low(self) -> int:
+        return self.passed.step if self.passed else 0
+
+    @property
+    def high(self) -> int:
+        end = self.silent or self.failed
+        return end.step if end else self.search.steps + 1
 
     @property
     def next_step(self) -> int | None:
         """The step to try next, which halves what is left; None if there is an answer, or none
         can be had."""
-        if self.reason in BROKEN or self.high - self.low <= 1:
-            return None
-        return (self.low + self.high) // 2
+        broken = self.silent is not None and self.silent.outcome.final
+        return None if broken or self.high - self.low <= 1 else (self.low + self.high) // 2
+
+    @property
+    def unanswered(self) -> bool:
+        """The search is at its end, and a try that says nothing stands there."""
+        return self.silent is not None and self.next_step is None
+
+    @property
+    def stopped_by(self) -> Reason | None:
+        """Why it does not go further; None: all up to the end of the search runs."""
+        end = self.silent or self.failed
+        if end is not None:
+            return end.outcome.reason
+        return "positions" if self.search.ends and self.low == self.search.steps else None
+
+    def after(self, tried: Tried) -> Bracket:
+        """The same with one try more."""
+        tries = self.tries + (tried.record.cell.role == "frontier")
+        if tried.outcome.kind == "passes":
+            return replace(self, passed=tried, tries=tries)
+        if tried.outcome.kind == "over":
+            return replace(self, failed=tried, silent=None, tries=tries)
+        return replace(self, silent=tried, tries=tries)
 
 
 @dataclass(frozen=True)
@@ -105,6 +154,12 @@ class FrontierPlan:
         )
 
     @property
+    def within(self) -> Within:
+        """The limits, of memory that of the sweep's cells where the search names none."""
+        memory = self.frontier.within.memory or self.memory_bytes
+        return self.frontier.within.model_copy(update={"memory": memory})
+
+    @property
     def most_tries(self) -> int:
         return sum(search.most_tries for search in self.searches())
 
@@ -114,13 +169,20 @@ class FrontierPlan:
         context, batch = self.frontier.context, self.frontier.batch
         for name in self.series:
             if context is not None:
+                end = self._last_context(name)
+                ends = end is not None and end <= context.up_to
+                up_to = end if end is not None and ends else context.up_to
                 found += [
-                    Search(name, "context_tokens", size, context.up_to, context.step)
+                    Search(name, "context_tokens", size, up_to, context.step, ends)
                     for size in self.batch_sizes
                 ]
             if batch is not None:
                 found += [Search(name, "batch_size", n, batch.up_to, 1) for n in batch.at]
         return tuple(found)
+
+    def outcome(self, record: Record) -> TryOutcome:
+        """What a record says of the limits of this search."""
+        return outcome_of(record, self.within)
 
     def bracket(self, search: Search, records: Iterable[Record]) -> Bracket:
         """Where the search stands after these records, in the order of their writing.
@@ -128,20 +190,17 @@ class FrontierPlan:
         A record outside of what is left adds nothing. So noise around a limit of time, where a
         larger one may pass and a smaller one fail, cannot undo what was found.
         """
-        at = Bracket(search, 0, search.steps + 1)
-        low, high, tries = at.low, at.high, 0
-        passed, failed, reason = at.passed, at.failed, at.reason
+        at = Bracket(search)
         for record in records:
             step = search.step_of(record.cell)
-            if step is None or not low < step < high or not self._counts(record):
-                continue
-            tries += record.cell.role == "frontier"
-            why = stopped_by(record, self.frontier.within)
-            if why is None:
-                low, passed = step, record
-            else:
-                high, failed, reason = step, record, why
-        return Bracket(search, low, high, passed, failed, reason, tries)
+            if step is not None and at.low < step < at.high and self._counts(record):
+                at = at.after(Tried(step, record, self.outcome(record)))
+        return at
+
+    def _last_context(self, series: str) -> int | None:
+        """The longest context of a series whose positions end; None if they do not."""
+        end = self.frontier.positions.get(series)
+        return None if end is None else max(1, end - self.generate_tokens - SPARE_TOKENS)
 
     def _counts(self, record: Record) -> bool:
         """Probes do; of the sweep's own cells those that ran, under the same limit of memory.
@@ -160,18 +219,6 @@ class FrontierPlan:
         )
 
 
-def stopped_by(record: Record, within: Within) -> Reason | None:
-    """Why a cell does not count as within the limits; None if it does. Times by their median."""
-    if record.status in (Status.TIMEOUT, Status.OVER_BUDGET):
-        spent_s = record.predicted_s or record.elapsed_s
-        return "prefill" if within.prefill and spent_s > within.prefill else "time"
-    if record.status is not Status.OK:
-        reasons: dict[Status, Reason] = {Status.OOM: "memory", Status.UNSUPPORTED: "unsupported"}
-        return reasons.get(record.status, "error")
-    over = [(share, name) for name, share in _shares(record, within).items() if share > 1]
-    return max(over)[1] if over else None
-
-
 def summarise_frontier(
     records: Sequence[Record], scenario: Mapping[str, Any]
 ) -> FrontierSummary | None:
@@ -179,56 +226,47 @@ def summarise_frontier(
     plan = FrontierPlan.of(scenario)
     if plan is None:
         return None
-    within = plan.frontier.within
+    within = plan.within
     return FrontierSummary(
-        memory_bytes=within.memory or plan.memory_bytes,
+        memory_bytes=within.memory,
         decode_s=within.decode,
         prefill_s=within.prefill,
-        lines=tuple(_line(plan, plan.bracket(search, records)) for search in plan.searches()),
+        lines=tuple(_line(plan.bracket(search, records), within) for search in plan.searches()),
     )
 
 
-def _line(plan: FrontierPlan, at: Bracket) -> FrontierLine:
-    search, within = at.search, plan.frontier.within
+def _line(at: Bracket, within: Within) -> FrontierLine:
+    search = at.search
     return FrontierLine(
         series=search.series,
         quantity=search.quantity,
         at=search.at,
         up_to=search.up_to,
         step=search.step,
-        passes=_probe(search, at.passed, at.low),
-        fails=_probe(search, at.failed, at.high),
-        stopped_by=at.reason,
-        close=any(_close(record, within) for record in (at.passed, at.failed) if record),
+        passes=_probe(search, at.passed),
+        fails=_probe(search, at.failed),
+        silent=_probe(search, at.silent),
+        stopped_by=at.stopped_by,
+        close=any(_close(one.record, within) for one in (at.passed, at.failed) if one),
         complete=at.next_step is None,
         tries=at.tries,
         most_tries=search.most_tries,
     )
 
 
-def _probe(search: Search, record: Record | None, step: int) -> FrontierProbe | None:
-    if record is None:
+def _probe(search: Search, tried: Tried | None) -> FrontierProbe | None:
+    if tried is None:
         return None
+    record = tried.record
     known = measure(record) if record.status is Status.OK else {}
     return FrontierProbe(
         key=record.cell.key,
-        value=step * search.step,
+        value=search.value(tried.step),
         status=record.status,
-        detail=record.detail,
+        outcome=tried.outcome,
         contended_share=contended_share(record),
         metrics={name: known[name] for name in SHOWN_METRICS if name in known},
     )
-
-
-def _shares(record: Record, within: Within) -> dict[Reason, float]:
-    """Each time as a share of its limit."""
-    decode, prefill = itl_s(record), prefill_s(record)
-    shares: dict[Reason, float] = {}
-    if within.decode and decode:
-        shares["decode"] = decode.value / within.decode
-    if within.prefill and prefill:
-        shares["prefill"] = prefill.value / within.prefill
-    return shares
 
 
 def _close(record: Record, within: Within) -> bool:

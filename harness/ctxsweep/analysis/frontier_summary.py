@@ -11,19 +11,34 @@ from ctxsweep.frozen import Frozen
 from ctxsweep.records import Status
 
 Quantity = Literal["context_tokens", "batch_size"]
-Reason = Literal["memory", "decode", "prefill", "time", "unsupported", "error"]
-"""``time``: a budget of the sweep was spent before there was an answer, not a limit sought."""
-BROKEN: tuple[Reason, ...] = ("unsupported", "error")
-"""These say nothing of a limit: a search that meets one ends without an answer."""
+Limit = Literal["memory", "decode", "prefill", "positions"]
+"""What a series can go over. ``positions``: the model's table of positions ends."""
+Silence = Literal["time", "load", "unsupported", "error"]
+"""Why a try says nothing of a limit. ``time``: a budget of the sweep was spent before there was an
+answer; ``load``: so it was before the try was begun."""
+Reason = Limit | Silence
+
+
+class TryOutcome(Frozen):
+    """What one try says of the limits; made once from its record, read by all that tell of it."""
+
+    kind: Literal["passes", "over", "says_nothing"]
+    reason: Reason | None = Field(None, description="Limit that it is over, or why it is silent.")
+    detail: str = Field("", description="In the words of what refused or broke; empty if it ran.")
+
+    @property
+    def final(self) -> bool:
+        """Whether no other try would do better: only a smaller one may take less time."""
+        return self.kind == "says_nothing" and self.reason != "time"
 
 
 class FrontierProbe(Frozen):
-    """One cell that bounds the limit: the largest that ran within it, or the smallest that not."""
+    """One cell: the largest that ran within, the smallest that did not, or one that is silent."""
 
     key: str = Field(description="Of the cell, as the records have it.")
     value: int = Field(description="Tokens of context, or sequences.")
     status: Status
-    detail: str = ""
+    outcome: TryOutcome
     contended_share: float | None = Field(
         None, description="Share of samples for which other work shared the processor."
     )
@@ -39,8 +54,13 @@ class FrontierLine(Frozen):
     up_to: int
     step: int
     passes: FrontierProbe | None = Field(description="None: nothing was seen to run within.")
-    fails: FrontierProbe | None = Field(description="None: censored, all up to up_to ran within.")
-    stopped_by: Reason | None = Field(description="Why ``fails`` does.")
+    fails: FrontierProbe | None = Field(description="None: nothing was seen to go over a limit.")
+    silent: FrontierProbe | None = Field(
+        None, description="The try above ``passes`` that gave no answer: then neither is there one."
+    )
+    stopped_by: Reason | None = Field(
+        description="Why the search ended: of ``silent``, else of ``fails``; null: up_to runs."
+    )
     close: bool = Field(description="A limit of time lies inside the interval of either probe.")
     complete: bool = Field(description="False: interrupted before the answer.")
     tries: int = Field(description="Probes run for it; the scenario's own cells are not counted.")

@@ -10,6 +10,7 @@ from ctxsweep.backends.base import InvalidSeries, Unsupported, resolve_backend
 from ctxsweep.cli.complete import scenario_files
 from ctxsweep.cli.errors import BadInput
 from ctxsweep.cli.quality import check_quality
+from ctxsweep.execute.frontier import with_positions
 from ctxsweep.records import Series
 from ctxsweep.scenario import Device, Scenario, load_scenario
 from ctxsweep.scenario_messages import nearest
@@ -37,7 +38,7 @@ def scenario(
         find_problem=find_problem,
     )
     check_quality(found)
-    return found
+    return with_positions(found)
 
 
 def scenario_path(name: str) -> Path:

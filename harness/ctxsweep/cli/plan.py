@@ -19,7 +19,7 @@ from ctxsweep.execute.frontier import plan_of
 from ctxsweep.measure.ceilings import measure_ceilings
 from ctxsweep.measure.environment import physical_cores
 from ctxsweep.records import Ceilings, Cost, Series
-from ctxsweep.report.frontier import value_text
+from ctxsweep.report.frontier import tries_count, value_text
 from ctxsweep.scenario import Scenario
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -65,10 +65,16 @@ def frontier_lines(scenario: Scenario) -> list[str]:
     plan = plan_of(scenario)
     if plan is None:
         return []
-    searches = [one for one in plan.searches() if one.series == scenario.series[0].name]
-    lines = [f"  {_sought(one)}, at most {one.most_tries} tries a series" for one in searches]
+    searches = {_sought(one): one.most_tries for one in plan.searches() if not one.ends}
+    lines = [f"  {sought}, at most {tries} tries a series" for sought, tries in searches.items()]
+    ends = {
+        f"  {one.series}: no further than {one.up_to:,}, its positions end (batch {one.at}, "
+        f"{tries_count(one.most_tries)})"
+        for one in plan.searches()
+        if one.ends
+    }
     begin = "Then the frontier is sought by bisection, each try in a process of its own:"
-    return [begin, *lines, f"  in all at most {plan.most_tries} tries"]
+    return [begin, *lines, *sorted(ends), f"  in all at most {tries_count(plan.most_tries)}"]
 
 
 def _sought(search: Search) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ctxsweep.execute.build import Build
 from ctxsweep.execute.child import Child
+from ctxsweep.execute.following import Follower
 from ctxsweep.execute.job import (
     Begin,
     Failed,
@@ -24,7 +25,7 @@ from ctxsweep.execute.job import (
     not_tried,
     rules_out,
 )
-from ctxsweep.records import Cell, Record, Status
+from ctxsweep.records import Cell, Reached, Record, Status
 
 MAX_FAILURES_IN_A_ROW = 2
 CLOSE_S = 5.0
@@ -87,6 +88,7 @@ class LocalExecutor:
         if failed.key in left:
             cell = left.pop(failed.key)
             record = failure(cell, failed.status, failed.detail, attempt.cell_s)
+            record = record.model_copy(update={"reached": attempt.reached})
             yield record
             for other in [c for c in left.values() if rules_out(record, c)]:
                 yield not_tried(record, left.pop(other.key))
@@ -115,7 +117,10 @@ class _Attempt:
         self._key: str | None = None
         self._loaded_at: float | None = None
         self._begun_at = time.monotonic()
+        self._follower: Follower | None = None
         self.died = False
+        self.reached: Reached | None = None
+        """At a timeout, of the cell that was begun."""
         self.failed = Failed(status=Status.ERROR, detail="not measured", key=None)
 
     @property
@@ -154,19 +159,25 @@ class _Attempt:
         except TimeoutError:
             detail = f"no result within {self._deadline()[1]}"
             self.failed = Failed(status=Status.TIMEOUT, detail=detail, key=self._key)
+            if self._follower is not None:
+                self.reached = self._follower.reached(time.monotonic())
         finally:
             child.end()
 
     def _deadline(self) -> tuple[float, str]:
         """When the child has had its time, and which budget says so.
 
-        Decode stops by itself after ``max_cell_s``, which the budgets do not count.
+        Decode stops by itself after ``max_cell_s``, which the budgets do not count. Until a cell is
+        begun the engine warms up, and may compile: that has the longer of the two budgets.
         """
         budgets, decode_s = self._job.budgets, self._job.procedure.max_cell_s
         if self._loaded_at is None:
             return self._begun_at + budgets.load_s, f"budgets.load_s = {budgets.load_s} s"
+        cell_s, budget = budgets.cell_s, f"budgets.cell_s = {budgets.cell_s} s"
+        if self._follower is None and budgets.load_s > cell_s:
+            cell_s, budget = budgets.load_s, f"budgets.load_s = {budgets.load_s} s, to warm up"
         return min(
-            (self._begun_at + budgets.cell_s + decode_s, f"budgets.cell_s = {budgets.cell_s} s"),
+            (self._begun_at + cell_s + decode_s, budget),
             (self._loaded_at + budgets.series_s + decode_s, "what is left of budgets.series_s"),
         )
 
@@ -176,6 +187,10 @@ class _Attempt:
         elif isinstance(message, Begin):
             self._key = message.key
             self._begun_at = time.monotonic()
-            self._display.begin(self._cells[message.key])
+            cell = self._cells[message.key]
+            self._follower = Follower(cell.context_tokens, self._begun_at)
+            self._display.begin(cell)
         else:
+            if self._follower is not None:
+                self._follower.tick(message.position, message.last_decode_s, time.monotonic())
             self._display.tick(message.position, message.last_decode_s)

@@ -9,13 +9,53 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ctxsweep.analysis.frontier import FrontierPlan, Search
+from ctxsweep.backends.base import resolve_backend
 from ctxsweep.execute.job import Job
 from ctxsweep.measure.environment import physical_cores
-from ctxsweep.records import Cell, Record
-from ctxsweep.scenario import Scenario
+from ctxsweep.models.catalog import load_config
+from ctxsweep.records import Cell, Record, Series
+from ctxsweep.scenario import Scenario, ScenarioError
 
 PREFILL_SLACK = 1
 """Prefills more than are measured, until a try that cannot hold its limit of time is ended."""
+
+
+def with_positions(scenario: Scenario) -> Scenario:
+    """The scenario with what is known of where its series end, for a search that has to know.
+
+    Raises ``ScenarioError`` if a limit of memory is set for an engine elsewhere.
+    """
+    frontier = scenario.frontier
+    if frontier is None:
+        return scenario
+    for series in scenario.series:
+        if frontier.within.memory and _is_remote(series):
+            raise ScenarioError(
+                scenario.name,
+                "frontier.within.memory",
+                f"series '{series.name}' runs on backend {series.backend}, whose memory nobody "
+                "here sees or limits; leave memory out, and write decode or prefill",
+            )
+    ends = {one.name: _positions(one) for one in scenario.series}
+    known = {name: end for name, end in ends.items() if end is not None}
+    positions = {k: v for k, v in (known | frontier.positions).items() if k in ends}
+    update = {"frontier": frontier.model_copy(update={"positions": positions})}
+    return scenario.model_copy(update=update)
+
+
+def _is_remote(series: Series) -> bool:
+    capabilities = getattr(resolve_backend(series.backend), "capabilities", None)
+    return capabilities is not None and capabilities.remote
+
+
+def _positions(series: Series) -> int | None:
+    """Of a model that learned its positions; None if they have no end, or it is not known here."""
+    try:
+        config = load_config(series.model)
+    except ValueError:  # a model that only its engine knows
+        return None
+    learned = config.attention is not None and config.attention.position == "learned"
+    return config.max_positions if learned else None
 
 
 def plan_of(scenario: Scenario) -> FrontierPlan | None:

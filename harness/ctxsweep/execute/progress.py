@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from ctxsweep.analysis.frontier_summary import TryOutcome
 from ctxsweep.records import Cell, Record, Status
 
 
@@ -56,11 +57,17 @@ class RichProgress:
         self._show(note=f"at {position}{step} {self._left()}")
 
     def record(self, record: Record) -> None:
-        if record.status is not Status.OK and not _went_over(record):
+        if record.status is not Status.OK:
             reason = record.detail.splitlines()[0] if record.detail else ""
             text = f"{label(record.cell)}: {record.status} ({reason})"
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._show(advance=1)
+
+    def tried(self, record: Record, outcome: TryOutcome) -> None:
+        if outcome.kind == "over" and record.status is not Status.OK:
+            self._show(advance=1)  # that is what a try is for, and no news
+        else:
+            self.record(record)
 
     def _show(self, **update: object) -> None:
         if self._task is not None:
@@ -78,12 +85,6 @@ class RichProgress:
         return (
             f"· about {left_s / 60:.0f} min left" if left_s > 90 else f"· about {left_s:.0f} s left"
         )
-
-
-def _went_over(record: Record) -> bool:
-    """A try of the search that went over a limit: that is what it is for, and no news."""
-    limits = (Status.OOM, Status.TIMEOUT, Status.OVER_BUDGET)
-    return record.cell.role == "frontier" and record.status in limits
 
 
 def label(cell: Cell) -> str:

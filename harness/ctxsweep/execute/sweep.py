@@ -10,6 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
+from ctxsweep.analysis.frontier import FrontierPlan
+from ctxsweep.analysis.frontier_summary import TryOutcome
 from ctxsweep.execute.executors import Display, Executor
 from ctxsweep.execute.frontier import plan_of, probe_job, probes
 from ctxsweep.execute.job import Job, not_tried, rules_out
@@ -19,7 +21,6 @@ from ctxsweep.records import Cell, Record, Status
 from ctxsweep.scenario import Scenario
 from ctxsweep.store import RunFolder
 
-BROKEN = (Status.ERROR, Status.UNSUPPORTED)
 FREE_SHARE = 0.9
 """Default limit of a child: this part of what is free when the sweep starts."""
 
@@ -32,6 +33,9 @@ class Progress(Display, Protocol):
 
     def record(self, record: Record) -> None:
         """A cell has its record, and it is on disk."""
+
+    def tried(self, record: Record, outcome: TryOutcome) -> None:
+        """The same of a try of the search for the frontier, with what it says."""
 
 
 class Silent:
@@ -49,23 +53,26 @@ class Silent:
     def record(self, record: Record) -> None:
         pass
 
+    def tried(self, record: Record, outcome: TryOutcome) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended. ``tries`` are those of the search for the frontier, ``broken`` the ones
-    among them that gave no answer: to go over a limit is what a try is for."""
+    """How a sweep ended. ``tries`` are those of the search for the frontier, ``unanswered`` the
+    lines on which it ended without an answer: to go over a limit is what a try is for."""
 
     measured: int
     failed: int
     missing: int
     interrupted: bool = False
     tries: int = 0
-    broken: int = 0
+    unanswered: int = 0
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 finished with failed cells, 130 interrupted."""
-        return 130 if self.interrupted else int(self.failed + self.broken > 0)
+        """0 done, 1 finished with failed cells or without an answer, 130 interrupted."""
+        return 130 if self.interrupted else int(self.failed + self.unanswered > 0)
 
 
 def run_sweep(
@@ -95,7 +102,10 @@ def run_sweep(
         for record in records:
             folder.append(record)
             known.append(record)
-            shown.record(record)
+            if plan is not None and record.cell.role == "frontier":
+                shown.tried(record, plan.outcome(record))
+            else:
+                shown.record(record)
 
     try:
         for block in blocks([cell for cell in cells if cell.key not in finished]):
@@ -123,7 +133,7 @@ def run_sweep(
     except KeyboardInterrupt:
         interrupted = True
         folder.interrupt()
-    return _outcome(known, len(cells), interrupted)
+    return _outcome(known, len(cells), interrupted, plan)
 
 
 def default_memory_bytes(device: str) -> int | None:
@@ -137,7 +147,9 @@ def _ruled_out(cell: Cell, known: Sequence[Record]) -> Record | None:
     return not_tried(because, cell) if because else None
 
 
-def _outcome(known: Sequence[Record], total: int, interrupted: bool) -> Outcome:
+def _outcome(
+    known: Sequence[Record], total: int, interrupted: bool, plan: FrontierPlan | None
+) -> Outcome:
     planned = [record for record in known if record.cell.role != "frontier"]
     tries = [record for record in known if record.cell.role == "frontier"]
     failed = sum(record.status is not Status.OK for record in planned)
@@ -147,5 +159,7 @@ def _outcome(known: Sequence[Record], total: int, interrupted: bool) -> Outcome:
         missing=total - len(planned),
         interrupted=interrupted,
         tries=len(tries),
-        broken=sum(record.status in BROKEN for record in tries),
+        unanswered=sum(plan.bracket(one, known).unanswered for one in plan.searches())
+        if plan
+        else 0,
     )

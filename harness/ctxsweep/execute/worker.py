@@ -42,6 +42,7 @@ class Channel:
         self._stream = stream
         self._last_tick = 0.0
         self.key: str | None = None
+        self._context_tokens = 0
 
     def send(self, message: Message) -> None:
         """One line, at once."""
@@ -49,12 +50,14 @@ class Channel:
         self._stream.flush()
 
     def begin(self, cell: Cell) -> None:
-        self.key = cell.key
+        self.key, self._context_tokens = cell.key, cell.context_tokens
         self.send(Begin(key=cell.key))
 
     def tick(self, position: int, last_decode_s: float | None) -> None:
+        """About once a second, and whenever a prefill has reached the cell's context."""
         now = time.monotonic()
-        if now - self._last_tick >= TICK_S:
+        arrived = last_decode_s is None and position == self._context_tokens
+        if arrived or now - self._last_tick >= TICK_S:
             self._last_tick = now
             self.send(Tick(position=position, last_decode_s=last_decode_s))
 

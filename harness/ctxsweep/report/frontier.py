@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ctxsweep.analysis.frontier_summary import (
-    BROKEN,
     FrontierLine,
     FrontierProbe,
     FrontierSummary,
@@ -19,7 +18,9 @@ REASONS: dict[Reason, str] = {
     "memory": "out of memory",
     "decode": "decode too slow",
     "prefill": "prefill too slow",
-    "time": "the sweep's time was spent",
+    "positions": "its positions end",
+    "time": "budget spent",
+    "load": "did not start",
     "unsupported": "not supported",
     "error": "error",
 }
@@ -28,7 +29,9 @@ NEXT: dict[Reason, str] = {
     "memory": "raise frontier.within.memory, or narrow the cache: kv_dtype, window",
     "decode": "raise frontier.within.decode, or take a model that reads less per token",
     "prefill": "raise frontier.within.prefill",
+    "positions": "take a model with rotary positions",
     "time": "raise budgets.cell_s: this is no limit of the model",
+    "load": "raise budgets.load_s: this is no limit of the model",
     "unsupported": "see why: this is no limit of memory or time",
     "error": "see why: this is no limit of memory or time",
 }
@@ -71,16 +74,23 @@ def line_names(found: FrontierSummary, quantity: Quantity) -> dict[tuple[str, in
 def finding(line: FrontierLine) -> str:
     """What was found: ``18K runs; 20K: out of memory``, ``at least 64K runs``, …"""
     passes = _runs(line.quantity, line.passes.value) if line.passes else ""
-    if line.fails is None or line.stopped_by is None:
-        return f"at least {passes}" if line.complete else f"{passes or 'nothing known'} so far"
-    fails = value_text(line.quantity, line.fails.value)
-    failed = f"{fails}: {REASONS[line.stopped_by]}"
+    ends = [_ended(line.quantity, probe) for probe in (line.silent, line.fails) if probe]
     if not line.complete:
-        return f"{f'{passes} so far; ' if passes else 'so far '}{failed}"
-    if line.stopped_by in BROKEN:
-        return f"no limit found; {f'{passes}; ' if passes else ''}{failed}"
-    failed += "".join(f", {text}" for text in doubts(line))
+        return "; ".join([f"{passes or 'nothing known'} so far", *ends])
+    if line.silent:
+        return "; ".join([f"at least {passes}" if passes else "not known", *ends])
+    if line.stopped_by == "positions":
+        return f"{passes}, there {REASONS['positions']}"
+    if not ends:
+        return f"at least {passes}"
+    failed = ", ".join((ends[0], *doubts(line)))
     return f"{passes}; {failed}" if passes else f"not even {failed}"
+
+
+def _ended(quantity: Quantity, probe: FrontierProbe) -> str:
+    """``19K: out of memory``."""
+    reason = probe.outcome.reason
+    return f"{value_text(quantity, probe.value)}: {REASONS[reason] if reason else 'runs'}"
 
 
 def doubts(line: FrontierLine) -> list[str]:
@@ -106,17 +116,25 @@ def frontier_answer(found: FrontierSummary) -> str:
 
 
 def _short(line: FrontierLine) -> str:
-    if not line.complete or line.stopped_by in BROKEN:
-        return "not known"
-    if line.passes is None:
+    """The value, as far as it is one: what a try that says nothing leaves open stays open."""
+    text = value_text(line.quantity, line.passes.value) if line.passes else ""
+    open_end = line.silent is not None or not line.complete
+    if open_end:
+        why = f" ({REASONS[line.stopped_by]})" if line.complete and line.stopped_by else ""
+        return f"at least {text}{why}" if text else f"not known{why}"
+    if not text:
         return "none"
-    text = value_text(line.quantity, line.passes.value)
-    return text if line.fails else f"at least {text}"
+    return text if line.stopped_by else f"at least {text}"
 
 
 def tries_text(line: FrontierLine) -> str:
     """``6 tries``."""
-    return "1 try" if line.tries == 1 else f"{line.tries} tries"
+    return tries_count(line.tries)
+
+
+def tries_count(tries: int) -> str:
+    """``1 try``, ``6 tries``."""
+    return "1 try" if tries == 1 else f"{tries} tries"
 
 
 def headlines(found: FrontierSummary) -> list[tuple[str, list[tuple[str, FrontierLine]]]]:
@@ -158,10 +176,12 @@ def frontier_tables(summary: Summary) -> list[Table]:
 
 def _row(name: str, line: FrontierLine) -> tuple[str, ...]:
     passes = value_text(line.quantity, line.passes.value) if line.passes else "nothing"
-    fails = value_text(line.quantity, line.fails.value) if line.fails else "not reached"
+    missing = "not known" if line.silent else "–" if line.stopped_by else "not reached"
+    fails = value_text(line.quantity, line.fails.value) if line.fails else missing
+    is_open = line.silent is not None or line.stopped_by is None
     return (
         name,
-        f"≥ {passes}" if line.passes and not line.fails else passes,
+        f"≥ {passes}" if line.passes and is_open else passes,
         fails,
         _why(line),
         _measured(line),
@@ -173,9 +193,16 @@ def _row(name: str, line: FrontierLine) -> tuple[str, ...]:
 def _why(line: FrontierLine) -> str:
     if line.stopped_by is None:
         return "–"
-    detail = line.fails.detail.partition("\n")[0] if line.fails else ""
     why = ", ".join((REASONS[line.stopped_by], *doubts(line)))
-    return f"{why}: {detail}" if detail else why
+    at = f" at {value_text(line.quantity, line.silent.value)}" if line.silent else ""
+    detail = detail_of(line)
+    return f"{why}{at}: {detail}" if detail else f"{why}{at}"
+
+
+def detail_of(line: FrontierLine) -> str:
+    """In one line, what the engine said at the try that ended the search; empty if it ran."""
+    end = line.silent or line.fails
+    return end.outcome.detail.partition("\n")[0] if end else ""
 
 
 def _measured(line: FrontierLine) -> str:

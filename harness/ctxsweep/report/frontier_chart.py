@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import altair as alt
 
-from ctxsweep.analysis.frontier_summary import BROKEN, FrontierLine, Quantity
+from ctxsweep.analysis.frontier_summary import FrontierLine, Quantity
 from ctxsweep.analysis.summary import Summary
 from ctxsweep.report import theme
-from ctxsweep.report.frontier import REASONS, at_text, finding, line_names, tries_text
+from ctxsweep.report.frontier import (
+    REASONS,
+    at_text,
+    detail_of,
+    finding,
+    line_names,
+    tries_text,
+)
 from ctxsweep.report.layers import data_of, legend, of_role, shown_param, tooltip
 from ctxsweep.report.placing import Row, Scale
 from ctxsweep.report.rows import series_names
@@ -23,8 +30,9 @@ AXES: dict[Quantity, tuple[Unit, str]] = {
     "batch_size": (SEQUENCES, "batch, sequences"),
 }
 OPEN = "all that was tried runs"
+UNKNOWN = "a try gave no answer"
 # In the order of the theme's colours for parts.
-ENDS = (REASONS["time"], REASONS["memory"], OPEN, REASONS["prefill"], REASONS["decode"])
+ENDS = (UNKNOWN, REASONS["memory"], OPEN, REASONS["prefill"], REASONS["decode"])
 ROW_HEIGHT = 46
 TEXT_RISE = 15
 TIPS = ("series", "held", "finding", "tries", "detail")
@@ -56,19 +64,20 @@ def _rows(line: FrontierLine, name: str, low: float) -> list[Row]:
         "series": line.series,
         "line": name,
         "x": reached,
-        "end": OPEN if reason is None or reason in BROKEN else REASONS[reason],
+        "end": UNKNOWN if line.silent else REASONS[reason] if line.fails and reason else OPEN,
         "label": f"{name}: {finding(line)}",
         "held": at_text(line),
         "finding": finding(line),
         "tries": tries_text(line),
-        "detail": (line.fails.detail.partition("\n")[0] if line.fails else "") or "–",
+        "detail": detail_of(line) or "–",
     }
     rows = [{**row, "role": "bar", "start": low}]
+    if line.silent:
+        return [*rows, {**row, "role": "failed", "x": line.silent.value}]
     if line.fails is None:
-        return [*rows, {**row, "role": "open"}] if line.passes else rows
+        at_end = "cap" if reason else "open"
+        return [*rows, {**row, "role": at_end}] if line.passes else rows
     failed = {**row, "x": line.fails.value}
-    if reason in BROKEN:
-        return [*rows, {**failed, "role": "failed"}]
     return [*rows, {**row, "role": "limit", "start": line.fails.value}, {**failed, "role": "cap"}]
 
 
