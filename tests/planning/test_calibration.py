@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxsweep.analysis.predicted import PREDICTED, Errors, PredictedMetric
 from ctxsweep.models.catalog import load_config
+from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.calibration.calibration import Calibration, ProcessMemory
 from ctxsweep.planning.calibration.fit import (
     alternating,
@@ -38,6 +40,7 @@ from ctxsweep.records import Ceilings, Record
 from ctxsweep.store import RunFolder
 
 BASELINES = Path(__file__).parents[2] / "results" / "baselines" / "2-core-amd-epyc"
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 CEILINGS = Ceilings(
     device="cpu", threads=2, matmul_flops_per_s={"float32": 2e11}, read_bytes_per_s=4e10
 )
@@ -55,7 +58,7 @@ def exact() -> float:
 
 def planted(name: str, model: str, context: int, noise: Noise = exact, begins: int = 0) -> Observed:
     """A rung as a machine of the speeds ``TRUE`` would have measured it."""
-    config = load_config(model)
+    config = load_config(model) if isinstance(model, str) else model
     values: dict[PredictedMetric, float] = {
         "held_bytes": held_bytes(config, FLOAT32, context),
         "process_peak_bytes": held_bytes(config, FLOAT32, context)
@@ -150,6 +153,30 @@ def test_what_cells_of_one_size_do_not_tell_apart_is_named() -> None:
     assert "weights" in moe.untold and moe.speeds.weights > 0.99
     assert moe.speeds.call_s > TRUE.call_s
     assert not {"linear", "attention", "cache"} & set(attention.untold)
+
+
+def sizes_of(scenario: str = "calibration") -> list[tuple[str, ModelConfig]]:
+    """Every series of the scenario that is there to tell sizes apart."""
+    fields = yaml.safe_load((SCENARIOS / f"{scenario}.yaml").read_text(encoding="utf-8"))
+    return [(name, load_config(one["model"])) for name, one in fields["series"].items()]
+
+
+def test_sizes_of_the_calibration_scenario_tell_calls_from_bytes() -> None:
+    """Each size is predicted by a fit of the others, and no share is left at the ceiling."""
+    cells = tuple(
+        planted(name, config, n, begins=before)
+        for name, config in sizes_of()
+        for before, n in ((0, 512), (512, 1024), (1024, 2048), (2048, 4096))
+    )
+    found = made(Run("sizes", cells, CEILINGS))
+    assert len(found.groups) == 5
+    assert found.sizes["itl_s"].cells == found.sizes["prefill_s"].cells == len(cells)
+    assert found.sizes["itl_s"].worst < 0.05 and found.sizes["prefill_s"].worst < 0.05
+    for group in found.groups:
+        assert "weights" not in group.untold, group.path.kind
+        assert group.speeds.weights == pytest.approx(TRUE.weights, rel=0.05)
+        assert group.speeds.call_s == pytest.approx(TRUE.call_s, rel=0.05)
+    assert not made(planted_run()).sizes  # gqa and mqa are of one size
 
 
 def test_what_cells_tell_apart_is_found_as_it_was_planted() -> None:

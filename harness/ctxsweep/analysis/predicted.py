@@ -121,6 +121,7 @@ class CalibrationOverview(Frozen):
     held_out: dict[PredictedMetric, Errors]
     whole_prefill: Errors | None = None
     longer: dict[PredictedMetric, Errors]
+    sizes: dict[PredictedMetric, Errors] = Field(default_factory=dict)
     groups: tuple[GroupOverview, ...]
 
 

@@ -61,6 +61,8 @@ def print_calibration(
         )
     if made.longer:
         say.line(f"The longer half of the contexts by a fit of the shorter: {_short(made.longer)}.")
+    if made.sizes:
+        say.line(f"Models of each size by a fit of the other sizes: {_short(made.sizes)}.")
     say.line("")
     console.print(_table(say, made.groups, console.is_terminal))
     say.line("Overhead: what a layer costs every call, besides arithmetic and reading.")

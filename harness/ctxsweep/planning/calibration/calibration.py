@@ -117,6 +117,10 @@ class Calibration(Frozen):
     longer: dict[PredictedMetric, Errors] = Field(
         default_factory=dict, description="The longer contexts, by a fit of the shorter half."
     )
+    sizes: dict[PredictedMetric, Errors] = Field(
+        default_factory=dict,
+        description="Models of each size by a fit of the other sizes of their path.",
+    )
     groups: tuple[Group, ...]
 
     def prefill_s(
@@ -163,6 +167,7 @@ class Calibration(Frozen):
             held_out=self.held_out,
             whole_prefill=self.whole_prefill,
             longer=self.longer,
+            sizes=self.sizes,
             groups=tuple(group.overview() for group in self.groups),
         )
 

@@ -48,6 +48,7 @@ ROUNDS = 12
 LEAST_SCATTER = 0.02  # of relative errors
 TUNING = 1.5  # scatters beyond which a cell counts for less
 MIN_CONTEXTS = 2
+SIZES_APART = 1.5  # factor of bytes of weights from which on models count as of another size
 MIN_HELD_OUT = 4
 """Contexts that a series must have for half of them to be held out."""
 TOLD = 0.995  # a share above it was left at the ceiling
@@ -110,7 +111,7 @@ def calibrate(
             f"{names}: no series was measured at {MIN_CONTEXTS} contexts or more, which a fit "
             "needs; a run that has them: ctxsweep run long_ctx"
         )
-    groups, alternated, extrapolated = [], [], []
+    groups, alternated, extrapolated, sizes = [], [], [], []
     for path, rows in paths.items():
         group = fit_group(path, rows, ceilings)
         if hold_out:
@@ -121,6 +122,7 @@ def calibrate(
                 each |= {k: v for k, v in later.items() if k == "process_peak_bytes"}
             alternated.append(each)
             extrapolated.append(later)
+            sizes.append(other_sizes(path, rows, ceilings))
             group = group.model_copy(update={"held_out": summed([each])})
         groups.append(group)
     whole = [error for part in alternated for error in part.get(WHOLE, ())]
@@ -133,6 +135,7 @@ def calibrate(
         held_out=summed(alternated),
         whole_prefill=Errors.of(whole),
         longer=summed(extrapolated),
+        sizes=summed(sizes),
         groups=tuple(groups),
     )
 
@@ -164,6 +167,27 @@ def unseen(path: CodePath, rows: Sequence[Observed], ceilings: Ceilings, split: 
         for metric, errors in missed(fit_group(path, seen, ceilings), left, ceilings).items():
             found[metric] += errors
     return dict(found)
+
+
+def other_sizes(path: CodePath, rows: Sequence[Observed], ceilings: Ceilings) -> Missed:
+    """Errors on the models of each size by a fit of the others; empty where all are of one."""
+    by_size: list[list[Observed]] = []
+    last = 0
+    for row in sorted(rows, key=_size):
+        if _size(row) > SIZES_APART * last:
+            by_size.append([])
+        by_size[-1].append(row)
+        last = _size(row)
+    found: Missed = defaultdict(list)
+    for left in by_size if len(by_size) > 1 else ():
+        seen = [row for rows in by_size if rows is not left for row in rows]
+        for metric, errors in missed(fit_group(path, seen, ceilings), left, ceilings).items():
+            found[metric] += errors
+    return dict(found)
+
+
+def _size(row: Observed) -> int:
+    return weights_bytes(row.config, row.deployment)
 
 
 def missed(group: Group, rows: Iterable[Observed], ceilings: Ceilings) -> Missed:
@@ -252,7 +276,7 @@ def robust_nnls(parts: Floats, wanted: Floats, pull: Floats) -> Floats:
 def _measured(rows: Sequence[Observed]) -> Measured:
     contexts = [row.context_tokens for row in rows]
     batches = [row.deployment.batch_size for row in rows]
-    weights = [weights_bytes(row.config, row.deployment) for row in rows]
+    weights = [_size(row) for row in rows]
     calls = [call_tokens(row.deployment, row.context_tokens) for row in rows if row.added_s]
     return Measured(
         models=tuple(dict.fromkeys(row.config.name for row in rows)),
