@@ -65,7 +65,7 @@ def predicted_line(predictions: Predictions | None) -> str:
     if predictions.calibration is None:
         return f"{line} Forecasts in place of bounds: ctxsweep calibrate."
     if predictions.fitted_to_this_run:
-        return f"{line} The calibration was fitted to this very run."
+        line = f"{line} The calibration was fitted to this very run."
     beyond = sum(bool(cell.beyond) for cell in predictions.cells)
     fitted = sum(cell.basis == "calibration" for cell in predictions.cells)
     return f"{line} {beyond} of {fitted} forecasts are extrapolated." if beyond else line
@@ -103,13 +103,16 @@ def _beyond(predictions: Predictions) -> list[str]:
             outside.setdefault(cell.series, {})[reason] = None
     if not outside:
         return []
-    parts = [f"{name}: {_listed(list(reasons))}" for name, reasons in outside.items()]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, reasons in outside.items():
+        alike.setdefault(tuple(reasons), []).append(name)
+    parts = [f"{', '.join(names)}: {_listed(reasons)}" for reasons, names in alike.items()]
     return [f"* Beyond what the calibration was fitted to. {'; '.join(parts)}."]
 
 
-def _listed(reasons: list[str]) -> str:
+def _listed(reasons: tuple[str, ...]) -> str:
     """The first and the last of many: they come by context."""
-    few = reasons if len(reasons) < 4 else [reasons[0], "…", reasons[-1]]
+    few = reasons if len(reasons) < 4 else (reasons[0], "…", reasons[-1])
     return ", ".join(few)
 
 
@@ -122,7 +125,9 @@ def _median(cells: list[PredictedCell]) -> str:
 
 
 def _off(found: Errors) -> str:
-    return "exact" if found.worst < EXACT else f"{percent(found.median)} off"
+    if found.median < EXACT:
+        return "exact" if found.worst < EXACT else "exact in most"
+    return f"{percent(found.median)} off"
 
 
 def _basis(predictions: Predictions) -> list[str]:
