@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctxsweep.models import accounting_recurrent as accounting
+from ctxsweep.models import accounting_rwkv
 from ctxsweep.models.config import (
     Attention,
     FeedForward,
@@ -208,7 +209,7 @@ def _elementwise_flops(config: ModelConfig, decode: bool) -> int:
     if config.rwkv6 is not None:
         return HIDDEN * 3 * config.rwkv6.head_dim if decode else 0
     if config.rwkv7 is not None:
-        return HIDDEN * (5 * config.rwkv7.head_dim if decode else accounting.WKV7_CHUNK)
+        return HIDDEN * (5 * config.rwkv7.head_dim if decode else accounting_rwkv.WKV7_CHUNK)
     assert config.retention is not None
     value = HIDDEN * config.retention.value_expand
     return 3 * HIDDEN * value // config.retention.heads if decode else 0
@@ -218,8 +219,8 @@ def _elementwise_flops(config: ModelConfig, decode: bool) -> int:
     ("op", "chunk"),
     [
         (ssd_chunk_scan, accounting.SSD_CHUNK),
-        (wkv6, accounting.WKV6_CHUNK),
-        (wkv7, accounting.WKV7_CHUNK),
+        (wkv6, accounting_rwkv.WKV6_CHUNK),
+        (wkv7, accounting_rwkv.WKV7_CHUNK),
         (retention, accounting.RETENTION_CHUNK),
     ],
 )

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ctxsweep.models.config import Mamba, ModelConfig, Retention, Rwkv6, Rwkv7
+from ctxsweep.models import accounting_rwkv as rwkv
+from ctxsweep.models.config import Mamba, ModelConfig, Retention
 from ctxsweep.records import DType
 
 # Tokens per chunk in prefill: the defaults of the ops.
 SSD_CHUNK = 64
-WKV6_CHUNK = 64
-WKV7_CHUNK = 32
 RETENTION_CHUNK = 64
 
 PerLayer = Callable[[ModelConfig, int], int]
@@ -27,10 +26,13 @@ PerLayer = Callable[[ModelConfig, int], int]
 class MixerCost:
     """One layer's costs: functions of (config, layer index); FLOPs are per token.
 
-    RWKV's channel mix is a part of its FLOPs and state, and apart in the parameters.
+    ``linears``: weights of the matrices that a token is multiplied with; all others are vectors and
+    convolutions. RWKV's channel mix is a part of its linears, FLOPs and state, and apart in the
+    parameters.
     """
 
     parameters: PerLayer
+    linears: PerLayer
     prefill_flops: PerLayer
     decode_flops: PerLayer
     # of one sequence: (values of the model's dtype, values of the recurrent dtype)
@@ -42,11 +44,16 @@ def mixer_parameters(config: ModelConfig, kind: str, layer: int) -> int:
     return RECURRENT[kind].parameters(config, layer)
 
 
+def mixer_linears(config: ModelConfig, kind: str, layer: int) -> int:
+    """Weights of one layer's matrices; of RWKV with those of its channel mix."""
+    return RECURRENT[kind].linears(config, layer)
+
+
 def ffn_parameters(config: ModelConfig) -> int:
     """Parameters of one layer of RWKV's channel mix."""
     if config.rwkv6 is not None:  # mixes of keys and receptances
-        return _rwkv6_channel_mix_linears(config) + 2 * config.hidden_size
-    return _channel_mix_linears(config) + config.hidden_size
+        return rwkv.rwkv6_channel_mix_linears(config) + 2 * config.hidden_size
+    return rwkv.rwkv7_channel_mix_linears(config) + config.hidden_size
 
 
 def state_bytes(
@@ -85,7 +92,7 @@ def _mamba(config: ModelConfig) -> tuple[Mamba, int, int]:
 # Mamba-1 ------------------------------------------------------------------------------------
 
 
-def _mamba1_linears(config: ModelConfig) -> int:
+def _mamba1_linears(config: ModelConfig, layer: int) -> int:
     mamba, hidden, inner = _mamba(config)
     rank = config.dt_rank
     return 3 * hidden * inner + inner * (rank + 2 * mamba.state_size) + rank * inner
@@ -96,13 +103,13 @@ def _mamba1_parameters(config: ModelConfig, layer: int) -> int:
     per_channel = mamba.conv_kernel + mamba.state_size + 3  # + biases of conv and dt, D
     rank = config.dt_rank
     norms = rank + 2 * mamba.state_size if mamba.inner_norms else 0
-    return _mamba1_linears(config) + inner * per_channel + norms
+    return _mamba1_linears(config, layer) + inner * per_channel + norms
 
 
 def _mamba1_flops(config: ModelConfig, layer: int) -> int:
     mamba, _, inner = _mamba(config)
     scan = 6 * inner * mamba.state_size  # dt A, (dt u) B, two of the recurrence, two of h C
-    return 2 * _mamba1_linears(config) + 2 * mamba.conv_kernel * inner + scan
+    return 2 * _mamba1_linears(config, layer) + 2 * mamba.conv_kernel * inner + scan
 
 
 def _mamba1_state(config: ModelConfig) -> tuple[int, int]:
@@ -113,127 +120,46 @@ def _mamba1_state(config: ModelConfig) -> tuple[int, int]:
 # Mamba-2 ------------------------------------------------------------------------------------
 
 
-def _mamba2_widths(config: ModelConfig) -> tuple[int, int, int]:
-    """Heads, channels of the convolution, weights of the two projections."""
-    mamba, hidden, inner = _mamba(config)
-    heads, conv = inner // mamba.head_dim, inner + 2 * mamba.groups * mamba.state_size
-    return heads, conv, hidden * (inner + conv + heads) + inner * hidden
+def _mamba2_widths(config: ModelConfig) -> tuple[int, int]:
+    """Heads, channels of the convolution."""
+    mamba, _, inner = _mamba(config)
+    return inner // mamba.head_dim, inner + 2 * mamba.groups * mamba.state_size
+
+
+def _mamba2_linears(config: ModelConfig, layer: int) -> int:
+    _, hidden, inner = _mamba(config)
+    heads, conv = _mamba2_widths(config)
+    return hidden * (inner + conv + heads) + inner * hidden
 
 
 def _mamba2_parameters(config: ModelConfig, layer: int) -> int:
     mamba, _, inner = _mamba(config)
-    heads, conv, linears = _mamba2_widths(config)
-    return linears + conv * (mamba.conv_kernel + 1) + 3 * heads + inner
+    heads, conv = _mamba2_widths(config)
+    vectors = conv * (mamba.conv_kernel + 1) + 3 * heads + inner
+    return _mamba2_linears(config, layer) + vectors
 
 
-def _mamba2_shared_flops(config: ModelConfig) -> int:
+def _mamba2_shared_flops(config: ModelConfig, layer: int) -> int:
     mamba, _, _ = _mamba(config)
-    _, conv, linears = _mamba2_widths(config)
-    return 2 * linears + 2 * mamba.conv_kernel * conv
+    _, conv = _mamba2_widths(config)
+    return 2 * _mamba2_linears(config, layer) + 2 * mamba.conv_kernel * conv
 
 
 def _mamba2_prefill_flops(config: ModelConfig, layer: int) -> int:
     mamba, _, inner = _mamba(config)
     inside = 2 * SSD_CHUNK * (mamba.groups * mamba.state_size + inner)
-    return _mamba2_shared_flops(config) + inside + 4 * inner * mamba.state_size
+    return _mamba2_shared_flops(config, layer) + inside + 4 * inner * mamba.state_size
 
 
 def _mamba2_decode_flops(config: ModelConfig, layer: int) -> int:
     mamba, _, inner = _mamba(config)
-    return _mamba2_shared_flops(config) + 5 * inner * mamba.state_size
+    return _mamba2_shared_flops(config, layer) + 5 * inner * mamba.state_size
 
 
 def _mamba2_state(config: ModelConfig) -> tuple[int, int]:
     mamba, _, inner = _mamba(config)
-    _, conv, _ = _mamba2_widths(config)
+    _, conv = _mamba2_widths(config)
     return (mamba.conv_kernel - 1) * conv, inner * mamba.state_size
-
-
-# RWKV-6: time mix and channel mix -----------------------------------------------------------
-
-
-def _rwkv6(config: ModelConfig) -> Rwkv6:
-    assert config.rwkv6 is not None
-    return config.rwkv6
-
-
-def _rwkv6_linears(config: ModelConfig) -> int:
-    section, hidden = _rwkv6(config), config.hidden_size
-    ranks = 5 * section.mix_rank + section.decay_rank
-    return 5 * hidden * hidden + 2 * hidden * ranks
-
-
-def _rwkv6_channel_mix_linears(config: ModelConfig) -> int:
-    return config.hidden_size * (config.hidden_size + 2 * config.channel_mix_size)
-
-
-def _rwkv6_parameters(config: ModelConfig, layer: int) -> int:
-    # 6 mixes, bias of decay, bonus, norm's weight and bias
-    return _rwkv6_linears(config) + 10 * config.hidden_size
-
-
-def _rwkv6_shared_flops(config: ModelConfig) -> int:
-    return 2 * (_rwkv6_linears(config) + _rwkv6_channel_mix_linears(config))
-
-
-def _rwkv6_prefill_flops(config: ModelConfig, layer: int) -> int:
-    # queries × earlier keys of the chunk, the whole square × values, r S and the new S
-    inside = WKV6_CHUNK - 1 + 2 * WKV6_CHUNK
-    state = 4 * _rwkv6(config).head_dim
-    return _rwkv6_shared_flops(config) + config.hidden_size * (inside + state)
-
-
-def _rwkv6_decode_flops(config: ModelConfig, layer: int) -> int:
-    state = config.hidden_size * _rwkv6(config).head_dim
-    return _rwkv6_shared_flops(config) + 5 * state  # r S, decay, outer product
-
-
-def _rwkv6_state(config: ModelConfig) -> tuple[int, int]:
-    return 2 * config.hidden_size, config.hidden_size * _rwkv6(config).head_dim
-
-
-# RWKV-7: time mix and channel mix -----------------------------------------------------------
-
-
-def _rwkv7(config: ModelConfig) -> Rwkv7:
-    assert config.rwkv7 is not None
-    return config.rwkv7
-
-
-def _rwkv7_linears(config: ModelConfig, layer: int) -> int:
-    section, hidden = _rwkv7(config), config.hidden_size
-    ranks = section.decay_rank + section.rate_rank + section.gate_rank
-    ranks += section.value_rank if layer else 0
-    return 4 * hidden * hidden + 2 * hidden * ranks
-
-
-def _channel_mix_linears(config: ModelConfig) -> int:
-    return 2 * config.hidden_size * config.channel_mix_size
-
-
-def _rwkv7_parameters(config: ModelConfig, layer: int) -> int:
-    # 6 mixes, biases of decay, rate and (above layer 0) value, 3 scales, norm's weight and bias
-    vectors = 6 + (3 if layer else 2) + 3 + 2
-    return _rwkv7_linears(config, layer) + vectors * config.hidden_size
-
-
-def _rwkv7_shared_flops(config: ModelConfig, layer: int) -> int:
-    return 2 * (_rwkv7_linears(config, layer) + _channel_mix_linears(config))
-
-
-def _rwkv7_prefill_flops(config: ModelConfig, layer: int) -> int:
-    dim = _rwkv7(config).head_dim
-    pairs = WKV7_CHUNK * (8 + 2 + 1 + 4)  # queries × keys, then values: of keys, solve, of outputs
-    return _rwkv7_shared_flops(config, layer) + config.hidden_size * (pairs + 8 * dim)
-
-
-def _rwkv7_decode_flops(config: ModelConfig, layer: int) -> int:
-    state = config.hidden_size * _rwkv7(config).head_dim
-    return _rwkv7_shared_flops(config, layer) + 9 * state  # S a, decay, two outer products, S r
-
-
-def _rwkv7_state(config: ModelConfig) -> tuple[int, int]:
-    return 2 * config.hidden_size, config.hidden_size * _rwkv7(config).head_dim
 
 
 # Retention ----------------------------------------------------------------------------------
@@ -245,25 +171,25 @@ def _retention(config: ModelConfig) -> tuple[Retention, int, int]:
     return config.retention, config.hidden_size, config.hidden_size * config.retention.value_expand
 
 
-def _retention_linears(config: ModelConfig) -> int:
+def _retention_linears(config: ModelConfig, layer: int) -> int:
     _, hidden, value = _retention(config)
     return hidden * (2 * hidden + 3 * value)
 
 
 def _retention_parameters(config: ModelConfig, layer: int) -> int:
     _, _, value = _retention(config)
-    return _retention_linears(config) + 2 * value
+    return _retention_linears(config, layer) + 2 * value
 
 
 def _retention_prefill_flops(config: ModelConfig, layer: int) -> int:
     section, hidden, value = _retention(config)
     inside = 2 * RETENTION_CHUNK * (hidden + value)
-    return 2 * _retention_linears(config) + inside + 4 * hidden * value // section.heads
+    return 2 * _retention_linears(config, layer) + inside + 4 * hidden * value // section.heads
 
 
 def _retention_decode_flops(config: ModelConfig, layer: int) -> int:
     section, hidden, value = _retention(config)
-    return 2 * _retention_linears(config) + 5 * hidden * value // section.heads
+    return 2 * _retention_linears(config, layer) + 5 * hidden * value // section.heads
 
 
 def _retention_state(config: ModelConfig) -> tuple[int, int]:
@@ -273,18 +199,33 @@ def _retention_state(config: ModelConfig) -> tuple[int, int]:
 
 RECURRENT: Mapping[str, MixerCost] = MappingProxyType(
     {
-        "mamba1": MixerCost(_mamba1_parameters, _mamba1_flops, _mamba1_flops, _mamba1_state),
+        "mamba1": MixerCost(
+            _mamba1_parameters, _mamba1_linears, _mamba1_flops, _mamba1_flops, _mamba1_state
+        ),
         "mamba2": MixerCost(
-            _mamba2_parameters, _mamba2_prefill_flops, _mamba2_decode_flops, _mamba2_state
+            _mamba2_parameters,
+            _mamba2_linears,
+            _mamba2_prefill_flops,
+            _mamba2_decode_flops,
+            _mamba2_state,
         ),
         "rwkv6": MixerCost(
-            _rwkv6_parameters, _rwkv6_prefill_flops, _rwkv6_decode_flops, _rwkv6_state
+            rwkv.rwkv6_parameters,
+            rwkv.rwkv6_linears,
+            rwkv.rwkv6_prefill_flops,
+            rwkv.rwkv6_decode_flops,
+            rwkv.rwkv6_state,
         ),
         "rwkv7": MixerCost(
-            _rwkv7_parameters, _rwkv7_prefill_flops, _rwkv7_decode_flops, _rwkv7_state
+            rwkv.rwkv7_parameters,
+            rwkv.rwkv7_linears,
+            rwkv.rwkv7_prefill_flops,
+            rwkv.rwkv7_decode_flops,
+            rwkv.rwkv7_state,
         ),
         "retention": MixerCost(
             _retention_parameters,
+            _retention_linears,
             _retention_prefill_flops,
             _retention_decode_flops,
             _retention_state,

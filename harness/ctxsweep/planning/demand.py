@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ctxsweep.models import accounting, accounting_recurrent
 from ctxsweep.models.accounting import Calls, Storage
-from ctxsweep.models.config import RWKV, ModelConfig
+from ctxsweep.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -82,27 +82,6 @@ def _recurrent_projections(config: ModelConfig, tokens: int) -> float:
     """FLOPs of the products with weights in recurrent layers, which the accounting counts together
     with what the recurrence does to its state."""
     mixers = enumerate(config.layer_mixers())
-    weights = sum(_linear_weights(config, kind, i) for i, kind in mixers if kind != "attention")
+    kinds = [(kind, layer) for layer, kind in mixers if kind != "attention"]
+    weights = sum(accounting_recurrent.mixer_linears(config, kind, i) for kind, i in kinds)
     return 2.0 * tokens * weights
-
-
-def _linear_weights(config: ModelConfig, kind: str, layer: int) -> int:
-    """Weights of a recurrent layer that are a matrix's: all but its vectors and convolutions."""
-    held = accounting_recurrent.mixer_parameters(config, kind, layer)
-    hidden = config.hidden_size
-    if kind in RWKV:
-        held += accounting_recurrent.ffn_parameters(config)
-        # Mixes, biases, scales and norms: of the time mix, then of the channel mix.
-        vectors = 10 + 2 if kind == "rwkv6" else 6 + (3 if layer else 2) + 3 + 2 + 1
-        return held - vectors * hidden
-    if kind == "retention":
-        assert config.retention is not None
-        return held - 2 * hidden * config.retention.value_expand
-    assert config.mamba is not None
-    mamba, inner = config.mamba, hidden * config.mamba.expand
-    if kind == "mamba1":
-        rank = config.dt_rank
-        norms = rank + 2 * mamba.state_size if mamba.inner_norms else 0
-        return held - inner * (mamba.conv_kernel + mamba.state_size + 3) - norms
-    channels = inner + 2 * mamba.groups * mamba.state_size
-    return held - channels * (mamba.conv_kernel + 1) - 3 * (inner // mamba.head_dim) - inner
