@@ -78,7 +78,7 @@ def test_nothing_in_a_record_can_break_out_of_it(tmp_path: Path) -> None:
     [
         ("# nothing", "no decision record"),
         ("```yaml\ndecision:\n  schema_version: 99\n```\n", "schema_version is 99"),
-        ("```yaml\ndecision:\n  schema_version: 1\n```\n", "make the record again"),
+        ("```yaml\ndecision:\n  schema_version: 2\n```\n", "make the record again"),
         ("```yaml\ndecision:\n- [\n```\n", "damaged"),
         ("```yaml\ndecision:\n- 1\n```\n", "schema_version is None"),
     ],
@@ -113,6 +113,15 @@ def test_one_that_no_longer_meets_the_needs_is_said_with_its_reason() -> None:
     moved = " ".join(texts(old, new, "ranking"))
     assert "llama-2-7b" in moved and "not ranked (memory)" in moved
     assert texts(old, new, "device") == ["memory of H100: 74.5 GiB → 37.3 GiB"]
+
+
+def test_another_machine_of_the_same_name_and_more_of_them_are_told() -> None:
+    old = decide()
+    line = old.device.model_copy(update={"source": "measured elsewhere", "count": 2})
+    new = old.model_copy(update={"device": line})
+    told = texts(old, new, "device")
+    assert any("measured elsewhere" in text for text in told)
+    assert "number of devices: 1 → 2" in told
 
 
 def test_a_changed_answer_comes_first() -> None:

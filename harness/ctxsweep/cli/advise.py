@@ -47,7 +47,8 @@ def advise(
         ),
     ] = None,
     training: Annotated[
-        str | None, typer.Option(help="none, finetune or scratch. Default: none.")
+        str | None,
+        typer.Option(help="none, finetune or scratch, of all weights. Default: none."),
     ] = None,
     training_budget: Annotated[
         str | None, typer.Option(help="FLOPs (1e21), or hours of the device at full rate (500h).")
@@ -56,7 +57,7 @@ def advise(
         str | None, typer.Option(help="Tokens to train on: 10m, 2b.")
     ] = None,
     parameters: Annotated[
-        str | None, typer.Option(help="Sizes: 7b, 1b-8b, -8b. Default: the largest that fit.")
+        str | None, typer.Option(help="Sizes: 7b, 1b-8b, -8b. Default: all.")
     ] = None,
     models: Annotated[
         str | None,
@@ -68,6 +69,9 @@ def advise(
     kv_dtype: Annotated[str | None, typer.Option(help="Of the cache. Default: likewise.")] = None,
     generate: Annotated[int | None, typer.Option(help="Tokens of an answer.")] = None,
     examples: Annotated[int | None, typer.Option(help="Labelled examples there are.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(help="Labels to tell apart, for classification. Default: 2.")
+    ] = None,
     languages: Annotated[str | None, typer.Option(help="one or many (for encoders).")] = None,
     weights: Annotated[
         str | None,
@@ -119,6 +123,7 @@ def advise(
         "parameters": parameters,
         "models": models,
         "examples": examples,
+        "labels": labels,
         "languages": languages,
         "weights": weights,
     }
@@ -133,7 +138,7 @@ def advise(
             diff=diff,
         )
         decision = print_advice(asked, record, force=force, as_json=json_, verbose=verbose)
-    if decision.take is None and decision.encoder is None:
+    if not decision.meets_needs:
         raise typer.Exit(EXIT_FAILED)
 
 

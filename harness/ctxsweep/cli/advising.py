@@ -22,6 +22,7 @@ from ctxsweep.planning.advice.candidates import (
     catalogue,
     named,
     of_series,
+    series_by_name,
 )
 from ctxsweep.planning.advice.decision import BadRecord, Decision, from_record
 from ctxsweep.planning.advice.decision_diff import differences
@@ -116,15 +117,15 @@ def _fields(asked: Asked, old: Decision | None) -> dict[str, Any]:
 
 def _candidates(needs: Needs, found: Found, *, explicit: bool) -> Sequence[Candidate]:
     """Those named, the series of the runs given, or the catalogue."""
-    series = [one for run in found.given for one in run.series]
+    series = series_by_name([(run.run_id, run.series) for run in found.given])
     if needs.models is not None:
         return named(needs.models, series)
     if not explicit:
         return catalogue()
     by_name, problems = {}, []
-    for one in series:
+    for name, one in series.items():
         try:
-            by_name[one.name] = of_series(one)
+            by_name[name] = of_series(one, name)
         except UnknownCandidate as error:
             problems.append(str(error))
     if not by_name:

@@ -64,7 +64,8 @@ def _ranking(decision: Decision) -> str:
         for row in decision.ranking
     ]
     tie = words.tie_line(decision)
-    notes = [f"Compared: {decision.compared}.", *words.basis_lines(decision)]
+    notes = [f"Compared: {decision.compared}.", *words.size_lines(decision)]
+    notes += words.basis_lines(decision)
     text = "\n".join(f"- {_plain(note)}" for note in ([tie] if tie else []) + notes)
     return f"## Ranking\n\n{_table(heads, rows)}\n{text}\n"
 
@@ -90,13 +91,10 @@ def _suggestions(decision: Decision) -> str:
 def _excluded(decision: Decision) -> str:
     if not decision.excluded:
         return ""
-    rows = [
-        (one.name, one.need, one.reason, "yes" if one.proof else "") for one in decision.excluded
-    ]
-    table = _table(("", "fails", "figure and limit", "certain"), rows)
-    aside = f"\nOf another size: {', '.join(decision.aside)}.\n" if decision.aside else ""
+    rows = [(one.name, one.need, one.reason, words.rests_words(one)) for one in decision.excluded]
+    table = _table(("", "fails", "figure and limit", "rests on"), rows)
     count = f"{len(rows)}: {words.excluded_counts(decision)}"
-    return f"## Excluded\n\n{_folded(count, table)}{aside}"
+    return f"## Excluded\n\n{_folded(count, table)}"
 
 
 def _rules(decision: Decision) -> str:

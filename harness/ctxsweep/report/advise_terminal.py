@@ -92,7 +92,11 @@ class _Say(Printer):
 
 
 def _print_ranking(say: _Say, console: Console, decision: Decision, verbose: bool) -> None:
-    shown = decision.ranking if verbose else decision.ranking[:MOST_ROWS]
+    shown = [
+        row
+        for place, row in enumerate(decision.ranking)
+        if verbose or place < MOST_ROWS or row.name == decision.take
+    ]
     say.line("")
     table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for head in (*HEADS, *(words.SHORT[name] for name in CRITERIA), "total"):
@@ -108,6 +112,8 @@ def _print_ranking(say: _Say, console: Console, decision: Decision, verbose: boo
     if decision.tie:
         say.line(f"= {words.tie_line(decision)[0].lower()}{words.tie_line(decision)[1:]}")
     say.line(f"Compared: {decision.compared}.", style="dim")
+    for line in words.size_lines(decision):
+        say.items([line], indent=0, style="dim")
     for line in words.basis_lines(decision):
         say.line(line, style="dim")
 
@@ -158,9 +164,6 @@ def _print_excluded(say: _Say, decision: Decision, verbose: bool) -> None:
     more = len(decision.excluded) - len(shown)
     if more:
         say.items([f"and {more} more (--verbose)"], style="dim")
-    if decision.aside:
-        some = ", ".join(decision.aside[:6]) + (", ..." if len(decision.aside) > 6 else "")
-        say.items([f"of another size, and so not compared: {some}"], style="dim")
 
 
 def _print_rules(say: _Say, decision: Decision, verbose: bool) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ctxsweep.planning.advice.decision import Basis, Decision, Evidence, Figure, Ranked, RuleFinding
+from ctxsweep.planning.advice.decision import (
+    Basis,
+    Decision,
+    Evidence,
+    Excluded,
+    Figure,
+    Ranked,
+    RuleFinding,
+)
 from ctxsweep.planning.advice.needs import CRITERIA, Criterion
 from ctxsweep.report.units import BYTES, SECONDS, TOKENS
 
@@ -104,11 +112,24 @@ def excluded_counts(decision: Decision) -> str:
     return ", ".join(f"{count} {need}" for need, count in counts.most_common())
 
 
+def size_lines(decision: Decision) -> list[str]:
+    """Who leads in each class of sizes."""
+    if not decision.best_of_sizes:
+        return []
+    each = ", ".join(f"{one.size} {one.name} ({one.total:.2f})" for one in decision.best_of_sizes)
+    return [f"Best of each size: {each}."]
+
+
+def rests_words(excluded: Excluded) -> str:
+    """``bound: certain``, ``convention``: what an exclusion rests on."""
+    return f"{excluded.rests_on}: certain" if excluded.proof else excluded.rests_on
+
+
 def rule_line(rule: RuleFinding) -> str:
     """Whether a rule applies, what it says, and whether the matrix agrees."""
     if not rule.applies:
         return f"{rule.name}: does not apply: {rule.condition}"
-    agrees = {True: "the matrix agrees", False: "the matrix does not", None: "nothing is taken"}
+    agrees = {True: "the matrix agrees", False: "the matrix does not", None: "none was weighed"}
     return f"{rule.name}: applies, take {rule.recommends}; {agrees[rule.matrix_agrees]}"
 
 
@@ -119,22 +140,21 @@ def evidence_line(evidence: Evidence) -> str:
 
 
 def sensitivity_lines(decision: Decision) -> Iterator[str]:
-    """How firmly the first place stands, and what moves it."""
+    """How firmly the one that is taken stands, and what weight takes another."""
     found = decision.sensitivity
     if found is None or not decision.ranking:
         return
-    first = decision.ranking[0].name
     rest = ", ".join(f"{name} {share:.0%}" for name, share in list(found.others.items())[:3])
     rest = f"; else {rest}" if rest else ""
-    yield f"{first} keeps the highest total in {found.kept:.0%} of weightings around these{rest}"
+    yield f"{found.take} is taken in {found.kept:.0%} of weightings around these{rest}"
     for name in CRITERIA:
         moves = [flip for flip in found.flips if flip.criterion == name]
         weight = f"{name} {decision.weights[name]:.2f}"
         if not moves:
-            yield f"{weight}: no weight of it changes the first place"
+            yield f"{weight}: no weight of it changes the answer"
             continue
         ends = [
-            f"{'below' if flip.at < flip.weight else 'above'} {flip.at:.2f} {flip.leader} leads"
+            f"{'below' if flip.at < flip.weight else 'above'} {flip.at:.2f} take {flip.leader}"
             for flip in moves
         ]
         yield f"{weight}: {', '.join(ends)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ctxsweep.models import accounting
 from ctxsweep.planning.advice.candidates import Candidate
 from ctxsweep.planning.advice.decision import Excluded, Figure, Figures
-from ctxsweep.planning.advice.evidence import Grounds, Times, measured_precisions, times
+from ctxsweep.planning.advice.evidence import Grounds, Times, times
 from ctxsweep.planning.advice.limits import (
     CHECKS,
     Failure,
@@ -15,23 +15,15 @@ from ctxsweep.planning.advice.limits import (
     static_failures,
     usable_bytes,
 )
-from ctxsweep.planning.advice.needs import Needs, Quality
+from ctxsweep.planning.advice.needs import Needs
+from ctxsweep.planning.advice.precision import ladder
+from ctxsweep.planning.advice.training import training_bytes
 from ctxsweep.planning.deployment import BadDeployment, Deployment
-from ctxsweep.planning.footprint import Footprint, footprint
+from ctxsweep.planning.footprint import footprint
 from ctxsweep.records import Series
 
-LADDERS: dict[Quality, tuple[tuple[str, str], ...]] = {
-    "high": (("bfloat16", "auto"), ("int8", "auto")),
-    "medium": (
-        ("bfloat16", "auto"),
-        ("bfloat16", "fp8_e4m3"),
-        ("int8", "auto"),
-        ("int8", "fp8_e4m3"),
-        ("int4", "auto"),
-        ("int4", "fp8_e4m3"),
-    ),
-}
-LADDERS["any"] = LADDERS["medium"]
+MEASURED_WHOLE = 0.95
+"""Share of the context from which on a prefill measured over all of it counts for the prompt."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +48,26 @@ class Assessment:
 
 def assess(candidate: Candidate, needs: Needs, grounds: Grounds) -> Assessment:
     """The first precision of the ladder that meets the needs; the last one's failures if none."""
-    last = None
-    for weights, cache in ladder(candidate, needs, grounds):
-        deployment = deployment_of(needs, weights, cache, candidate.series)
-        last = _at_precision(candidate, deployment, needs, grounds)
-        if last.passes:
-            return last
-    assert last is not None
-    return last
+    rungs = [
+        deployment_of(needs, weights, cache, candidate.series)
+        for weights, cache in ladder(candidate, needs, grounds)
+    ]
+    for deployment in rungs[:-1]:
+        if not _fits(candidate, deployment, needs, grounds):
+            continue
+        found = _at_precision(candidate, deployment, needs, grounds)
+        if found.passes:
+            return found
+    return _at_precision(candidate, rungs[-1], needs, grounds)
+
+
+def _fits(candidate: Candidate, deployment: Deployment, needs: Needs, grounds: Grounds) -> bool:
+    """Whether it can be laid out, and then in the memory of each device."""
+    try:
+        held = _memory(candidate, deployment, needs, grounds).value
+    except BadDeployment:
+        return False
+    return held <= usable_bytes(needs, grounds, deployment)
 
 
 def feasible(candidate: Candidate, needs: Needs, grounds: Grounds) -> Assessment | None:
@@ -72,29 +76,12 @@ def feasible(candidate: Candidate, needs: Needs, grounds: Grounds) -> Assessment
         return None
     for weights, cache in ladder(candidate, needs, grounds):
         deployment = deployment_of(needs, weights, cache, candidate.series)
-        try:
-            held = held_by(candidate, deployment, needs, grounds).total_bytes
-        except BadDeployment:
-            return None
-        if held > usable_bytes(needs, grounds, deployment):
+        if not _fits(candidate, deployment, needs, grounds):
             continue
         found = _at_precision(candidate, deployment, needs, grounds)
         if found.passes:
             return found
     return None
-
-
-def ladder(candidate: Candidate, needs: Needs, grounds: Grounds) -> list[tuple[str, str]]:
-    """Types of weights and cache to try, widest first; what was measured comes before."""
-    rungs = list(LADDERS[needs.quality])
-    if candidate.series is not None:
-        rungs = [(candidate.series.dtype, candidate.series.kv_dtype)]
-    elif needs.weight_dtype is None:
-        rungs = [*measured_precisions(candidate, grounds), *rungs]
-    weights, cache = needs.weight_dtype, needs.kv_dtype
-    cached = candidate.config.attention is not None
-    fixed = [(weights or w, (cache or c) if cached else "auto") for w, c in rungs]
-    return list(dict.fromkeys(fixed))
 
 
 def deployment_of(
@@ -123,7 +110,7 @@ def _at_precision(
     try:
         figures = figures_of(candidate, deployment, needs, grounds)
     except BadDeployment as error:
-        known.append(_excluded(candidate, ("tp", str(error), True)))
+        known.append(_excluded(candidate, Failure("tp", str(error), True, "arithmetic")))
         return Assessment(candidate, deployment, None, tuple(known))
     for check in CHECKS:
         found = check(candidate, deployment, figures, needs, grounds)
@@ -134,56 +121,69 @@ def _at_precision(
 
 
 def _excluded(candidate: Candidate, failure: Failure) -> Excluded:
-    need, reason, proof = failure
-    return Excluded(name=candidate.name, need=need, reason=reason, proof=proof)
+    return Excluded(name=candidate.name, **failure._asdict())
 
 
 def figures_of(
     candidate: Candidate, deployment: Deployment, needs: Needs, grounds: Grounds
 ) -> Figures:
     """Times and bytes at the needs. Raises ``BadDeployment``."""
-    key = "figures", candidate.name, deployment, needs.context, needs.answer_tokens
+    key = ("figures", candidate.name, deployment, *_lengths(needs))
     return grounds.once(key, lambda: _figures(candidate, deployment, needs, grounds))
 
 
-def held_by(
-    candidate: Candidate, deployment: Deployment, needs: Needs, grounds: Grounds
-) -> Footprint:
-    """Bytes at the needs. Raises ``BadDeployment``."""
-    key = "footprint", candidate.name, deployment, needs.context
-    return grounds.once(key, lambda: footprint(candidate.config, deployment, needs.context))
+def _lengths(needs: Needs) -> tuple[object, ...]:
+    return needs.context, needs.answer_tokens, needs.training == "none"
+
+
+def _memory(candidate: Candidate, deployment: Deployment, needs: Needs, grounds: Grounds) -> Figure:
+    """Bytes of a device: to run at the needs, and to be trained where that is asked for."""
+
+    def count() -> Figure:
+        held = footprint(candidate.config, deployment, needs.context).total_bytes
+        source = "weights and cache exact, activations estimated"
+        if needs.training != "none":
+            trained = training_bytes(candidate, deployment, needs.context)
+            source = f"training, 16 bytes a parameter (arXiv 1910.02054); to run {held} bytes"
+            held = max(held, trained)
+        return Figure(value=held, low=held, high=held, basis="formula", source=source)
+
+    key = ("memory", candidate.name, deployment, *_lengths(needs))
+    return grounds.once(key, count)
 
 
 def _figures(
     candidate: Candidate, deployment: Deployment, needs: Needs, grounds: Grounds
 ) -> Figures:
-    held = held_by(candidate, deployment, needs, grounds)
-    found = times(candidate, deployment, needs.context, grounds)
+    memory = _memory(candidate, deployment, needs, grounds)
+    found = _times(candidate, deployment, needs, grounds)
     calls = accounting.prefill_calls(candidate.config, needs.context, needs.context)
     return Figures(
         prefill_s=found.prefill,
         decode_s=found.decode,
         request_s=_request(found, needs),
-        memory_bytes=Figure(
-            value=held.total_bytes,
-            low=held.total_bytes,
-            high=held.total_bytes,
-            basis="formula",
-            source="weights and cache exact, activations estimated",
-        ),
-        cache_bytes=held.cache_bytes,
+        memory_bytes=memory,
+        cache_bytes=footprint(candidate.config, deployment, needs.context).cache_bytes,
         flops_per_token=accounting.flops(candidate.config, calls) / needs.context,
     )
 
 
+def _times(candidate: Candidate, deployment: Deployment, needs: Needs, grounds: Grounds) -> Times:
+    """Prefill of the prompt, and a step at the end of the context, where it is slowest."""
+    whole = times(candidate, deployment, needs.context, grounds)
+    if whole.prefill.basis == "measured" and needs.prompt_tokens >= MEASURED_WHOLE * needs.context:
+        return whole
+    return Times(times(candidate, deployment, needs.prompt_tokens, grounds).prefill, whole.decode)
+
+
 def _request(found: Times, needs: Needs) -> Figure:
-    """One prefill and an answer, at the pace of the first token after the context."""
+    """One prefill and an answer, at the pace of its last token."""
     prefill, decode, tokens = found.prefill, found.decode, needs.answer_tokens
 
     def both(a: float | None, b: float | None) -> float | None:
         return None if a is None or b is None else a + tokens * b
 
-    weakest = min(prefill, decode, key=lambda f: _STRENGTH[f.basis])
+    weakest = min(prefill, decode, key=lambda f: STRENGTH[f.basis])
     value = both(prefill.value, decode.value)
     assert value is not None
     return Figure(
@@ -195,7 +195,8 @@ def _request(found: Times, needs: Needs) -> Figure:
     )
 
 
-_STRENGTH = {"bound": 0, "calibrated": 1, "between": 2, "measured": 3, "formula": 4}
+STRENGTH = {"bound": 0, "calibrated": 1, "between": 2, "measured": 3, "formula": 4}
+"""How well founded a figure is, by its basis."""
 
 
 def _remarks(candidate: Candidate) -> tuple[str, ...]:

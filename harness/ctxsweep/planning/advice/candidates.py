@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +17,8 @@ from ctxsweep.planning.remarks import trained_reach
 from ctxsweep.records import Series
 
 CLASSES = (0.0, 1e9, 4e9, 10e9, 40e9, 100e9, math.inf)
-"""Bounds of the size classes, in effective parameters: candidates of one class are alike enough
-in what they may know that their architectures can be compared."""
+"""Bounds of the size classes, in effective parameters: they group what is shown, no score hangs on
+them."""
 
 Family = str
 FULL, WINDOW, HYBRID = "attention", "window", "hybrid"
@@ -98,6 +98,11 @@ class Candidate:
         return trained_reach(config)
 
     @property
+    def rotary(self) -> bool:
+        """Whether its attention has rotary positions, which can be stretched."""
+        return self.config.attention is not None and self.config.attention.position == "rope"
+
+    @property
     def positions_end(self) -> int | None:
         """Where learned positions end: nothing runs beyond. None: they do not end."""
         attention = self.config.attention
@@ -110,18 +115,50 @@ class UnknownCandidate(ValueError):
 
 
 def catalogue() -> tuple[Candidate, ...]:
-    """All published shapes of the catalogue; tiny ones and shapes 'like' another are left out."""
+    """All shapes of the catalogue but the tiny ones. Those without weights are for training."""
     shapes = [n for n in catalog.names() if not n.startswith("tiny-")]
     return tuple(of_model(name) for name in shapes)
 
 
-def named(names: Sequence[str], series: Sequence[Series]) -> tuple[Candidate, ...]:
-    """Candidates by a series' name in the runs given, a name of the catalogue, or a path.
+def size_words(size_class: int) -> str:
+    """``4B to 10B``, ``up to 1B``, ``over 100B``."""
+    low, high = CLASSES[size_class], CLASSES[size_class + 1]
+    if not low:
+        return f"up to {high / 1e9:g}B"
+    return f"{low / 1e9:g}B to {high / 1e9:g}B" if high < math.inf else f"over {low / 1e9:g}B"
+
+
+def series_by_name(runs: Sequence[tuple[str, Sequence[Series]]]) -> dict[str, Series]:
+    """Series of runs, each given with its id, by the name that they go by in an answer.
+
+    The same series in two runs is one; different ones of one name are told apart: ``run:name``.
+    """
+    kinds: dict[str, list[tuple[str, Series]]] = {}
+    for run, series in runs:
+        for one in series:
+            known = kinds.setdefault(one.name, [])
+            if all(one != other for _, other in known):
+                known.append((run, one))
+    return {
+        name if len(known) == 1 else f"{run}:{name}": one
+        for name, known in kinds.items()
+        for run, one in known
+    }
+
+
+def named(names: Sequence[str], series: Mapping[str, Series]) -> tuple[Candidate, ...]:
+    """Candidates by a series' name (``series_by_name``), one of the catalogue, or a path.
 
     Raises ``UnknownCandidate``.
     """
-    by_name = {one.name: one for one in series}
-    found = [of_series(by_name[n]) if n in by_name else of_model(n) for n in dict.fromkeys(names)]
+    found = []
+    for name in dict.fromkeys(names):
+        several = [other for other in series if other.endswith(f":{name}")]
+        if several and name not in series:
+            raise UnknownCandidate(
+                f"models: '{name}' is another series in each run; say {' or '.join(several)}"
+            )
+        found.append(of_series(series[name], name) if name in series else of_model(name))
     return tuple(found)
 
 
@@ -134,7 +171,7 @@ def of_model(name: str) -> Candidate:
         raise UnknownCandidate(f"models: {error}") from error
 
 
-def of_series(series: Series) -> Candidate:
+def of_series(series: Series, called: str | None = None) -> Candidate:
     """A series of a run, with what it lays over its model. Raises ``UnknownCandidate``."""
     try:
         config = catalog.load_config(series.model)
@@ -145,7 +182,7 @@ def of_series(series: Series) -> Candidate:
     except ValueError as error:
         raise UnknownCandidate(f"series {series.name}: {error}") from error
     name = series.model if isinstance(series.model, str) else config.name
-    return Candidate(series.name, config, has_weights(name, config), series)
+    return Candidate(called or series.name, config, has_weights(name, config), series)
 
 
 def has_weights(name: str, config: ModelConfig) -> bool:

@@ -16,10 +16,14 @@ from pydantic import Field, ValidationError
 from ctxsweep.frozen import Frozen
 from ctxsweep.planning.advice.needs import Criterion, Needs
 
-DECISION_VERSION = 1
+DECISION_VERSION = 2
 Basis = Literal["measured", "between", "calibrated", "bound", "formula"]
 """A run's own samples; between two measured contexts; a model fitted to this machine's runs; the
 least that physics allows; exact arithmetic of the shapes."""
+Ground = Literal["arithmetic", "bound", "measured", "forecast", "convention", "publication"]
+"""What an exclusion rests on: the shapes; a least time; a measured or a fitted one; what ctxsweep
+assumes (the share kept back, activations, how far a context may be stretched); what its publisher
+or a paper says."""
 _BLOCK = re.compile(r"^```yaml\n(decision:\n.*?)^```\s*$", re.DOTALL | re.MULTILINE)
 
 
@@ -84,6 +88,7 @@ class Excluded(Frozen):
     need: str
     reason: str
     proof: bool
+    rests_on: Ground
 
 
 class Evidence(Frozen):
@@ -102,11 +107,13 @@ class RuleFinding(Frozen):
     applies: bool
     recommends: str
     evidence: tuple[Evidence, ...]
-    matrix_agrees: bool | None = Field(None, description="None: the rule does not apply.")
+    matrix_agrees: bool | None = Field(
+        None, description="None: it does not apply, or nothing that it recommends was weighed."
+    )
 
 
 class Flip(Frozen):
-    """How far a criterion's weight must move, the others in proportion, until another leads."""
+    """Where a criterion's weight must be, the others in proportion, until ``leader`` is taken."""
 
     criterion: Criterion
     weight: float
@@ -115,12 +122,15 @@ class Flip(Frozen):
 
 
 class Sensitivity(Frozen):
-    """How the first place hangs on the weights. ``kept``: share of ``draws`` weightings around."""
+    """How what is taken hangs on the weights. ``kept``: share of ``draws`` weightings around in
+    which it is still taken."""
+
+    take: str
 
     flips: tuple[Flip, ...]
     kept: float
     draws: int
-    others: dict[str, float] = Field(description="Who leads in the rest, and in what share.")
+    others: dict[str, float] = Field(description="Who is taken in the rest, and in what share.")
 
 
 class Suggestion(Frozen):
@@ -149,6 +159,7 @@ class EncoderAnswer(Frozen):
     alternatives: tuple[str, ...]
     caveats: tuple[str, ...]
     footprint: tuple[str, ...] = ()
+    asks_decoder: bool = Field(False, description="It ends in a generating model.")
 
 
 class DeviceLine(Frozen):
@@ -158,6 +169,15 @@ class DeviceLine(Frozen):
     memory_bytes: int
     count: int
     source: str
+
+
+class BestOfSize(Frozen):
+    """Who leads among candidates of one size; ``count``: how many of them meet the needs."""
+
+    size: str
+    name: str
+    total: float
+    count: int
 
 
 class Decision(Frozen):
@@ -181,7 +201,7 @@ class Decision(Frozen):
     compared: str = Field(description="Which candidates were set side by side, and why those.")
     ranking: tuple[Ranked, ...]
     excluded: tuple[Excluded, ...]
-    aside: tuple[str, ...] = Field((), description="Meet the needs, but are of another size.")
+    best_of_sizes: tuple[BestOfSize, ...] = Field((), description="Empty: one size only.")
     rules: tuple[RuleFinding, ...]
     sensitivity: Sensitivity | None
     suggestions: tuple[Suggestion, ...]
@@ -190,6 +210,13 @@ class Decision(Frozen):
     encoder: EncoderAnswer | None = None
     runs: tuple[str, ...] = Field((), description="Run ids that measured figures come from.")
     asked_runs: tuple[str, ...] = Field((), description="Runs that were named with --run.")
+
+    @property
+    def meets_needs(self) -> bool:
+        """Whether there is an answer: a model, or an approach that takes no decoder."""
+        if self.take is not None:
+            return True
+        return self.encoder is not None and not self.encoder.asks_decoder
 
 
 def to_block(decision: Decision) -> str:

@@ -72,7 +72,11 @@ def _weights(old: Decision, new: Decision) -> Iterator[Line]:
 def _device(old: Decision, new: Decision) -> Iterator[Line]:
     if old.device.name != new.device.name:
         yield "device", f"{old.device.name} → {new.device.name}"
-    elif old.device.memory_bytes != new.device.memory_bytes:
+    elif old.device.source != new.device.source:
+        yield "device", f"{new.device.name} is another: {old.device.source} → {new.device.source}"
+    if old.device.count != new.device.count:
+        yield "device", f"number of devices: {old.device.count} → {new.device.count}"
+    if old.device.name == new.device.name and old.device.memory_bytes != new.device.memory_bytes:
         held = (quantity(d.device.memory_bytes, "bytes") for d in (old, new))
         yield "device", f"memory of {new.device.name}: {' → '.join(held)}"
 
@@ -99,7 +103,7 @@ def _why_not(decision: Decision, name: str) -> str:
     for one in decision.excluded:
         if one.name == name:
             return one.need
-    return "of another size" if name in decision.aside else "not a candidate"
+    return "not a candidate"
 
 
 def _figures(old: Decision, new: Decision) -> Iterator[Line]:

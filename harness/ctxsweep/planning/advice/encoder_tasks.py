@@ -1,23 +1,28 @@
 """Classification, similarity, reranking: a decision tree in place of a ranking.
 
 No figures of quality: which one wins is known after both were tried on the task's own data. Bounds
-between "few" and "enough" are conventions.
+between "few" and "enough" are conventions. Whether a generating model answers in time is worked
+out, from the same bounds or measurements as anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ctxsweep.analysis.wording import quantity
 from ctxsweep.models.catalog import encoder_names, load_encoder
 from ctxsweep.models.encoder import memory, parameters
-from ctxsweep.planning.advice.decision import EncoderAnswer, Step
+from ctxsweep.planning.advice.assess import assess
+from ctxsweep.planning.advice.candidates import Candidate
+from ctxsweep.planning.advice.decision import EncoderAnswer, Figure, Step
+from ctxsweep.planning.advice.evidence import Grounds
+from ctxsweep.planning.advice.limits import FOLLOWS_FROM, figure_words
 from ctxsweep.planning.advice.needs import Needs
 
-FEW, ENOUGH = 8, 1000
+FEW, ENOUGH = 8, 500  # labelled examples of each label
 ENCODER_TOKENS = 512  # learned positions of BERT (arXiv 1810.04805)
 LONG_ENCODER_TOKENS = 8192  # ModernBERT (arXiv 2412.13663)
-TIGHT_S = 0.1
 
 BERT = "BERT (arXiv 1810.04805)"
 LONG = "ModernBERT, 8192 tokens (arXiv 2412.13663)"
@@ -34,10 +39,63 @@ EMBED = "a sentence encoder"
 RERANK = "a cross-encoder over the passages that a sentence encoder found"
 
 
-def encoder_answer(needs: Needs) -> EncoderAnswer:
+@dataclass(frozen=True)
+class Quickest:
+    """The decoder that would read a text soonest, of those that fit, and its prefill."""
+
+    name: str
+    prefill_s: Figure
+
+
+def quickest_decoder(
+    candidates: Sequence[Candidate], needs: Needs, grounds: Grounds
+) -> Quickest | None:
+    """Of the candidates that are large enough to be asked directly; None: none meets the needs,
+    limits on time apart."""
+    patient = needs.model_copy(update={"prefill": None, "decode": None})
+    asked = [one for one in candidates if one.parameters >= FOLLOWS_FROM]
+    found = [assess(one, patient, grounds) for one in asked]
+    times = [
+        Quickest(one.candidate.name, one.figures.prefill_s)
+        for one in found
+        if one.passes and one.figures is not None
+    ]
+    return min(times, key=lambda one: one.prefill_s.value, default=None)
+
+
+def encoder_answer(needs: Needs, quickest: Quickest | None) -> EncoderAnswer:
     """What the tree ends in for a task of encoders, with every question on the way."""
-    answer = TREES[needs.task](needs)
-    return answer.model_copy(update={"footprint": tuple(_footprints(needs))})
+    answer = TREES[needs.task](needs, quickest)
+    return answer.model_copy(
+        update={
+            "steps": (*answer.steps, _time_step(needs, quickest)),
+            "footprint": tuple(_footprints(needs)),
+            "asks_decoder": answer.approach == ZERO_SHOT,
+        }
+    )
+
+
+def _too_slow(needs: Needs, quickest: Quickest | None) -> bool:
+    """Whether not even the quickest decoder reads a text within the limit."""
+    if quickest is None or needs.prefill is None:
+        return False
+    return quickest.prefill_s.value > needs.prefill
+
+
+def _time_step(needs: Needs, quickest: Quickest | None) -> Step:
+    limit = "no limit on the answer given (--prefill)"
+    if needs.prefill is not None:
+        limit = f"the limit is {quantity(needs.prefill, 's')}"
+    if quickest is None:
+        reads = f"no decoder of {FOLLOWS_FROM / 1e9:g}B or more meets the other needs"
+    else:
+        reads = f"{quickest.name} reads a text in {figure_words(quickest.prefill_s)}"
+    return Step(
+        question="Would an LLM answer in time?",
+        answer=f"{reads}; {limit}",
+        because=f"the quickest of {FOLLOWS_FROM / 1e9:g}B or more that fits; a label can be read "
+        "off its prefill, longer answers take a step a token",
+    )
 
 
 def _footprints(needs: Needs) -> Iterator[str]:
@@ -56,35 +114,15 @@ def _footprints(needs: Needs) -> Iterator[str]:
         )
 
 
-def wants_decoder(answer: EncoderAnswer) -> bool:
-    """Whether the answer is a generating model, so that the ranking of those is wanted too."""
-    return answer.approach == ZERO_SHOT
-
-
-def _classification(needs: Needs) -> EncoderAnswer:
-    examples, steps = needs.examples, _shared_steps(needs)
-    count = "not said" if examples is None else str(examples)
-    known = examples or 0
-    tight = _is_tight(needs)
-    answer = f"{count}" + (": taken as none" if examples is None else "")
-    because = f"below {FEW} a label nothing can be trained; from about {ENOUGH} fine-tuning is safe"
-    steps = (Step(question="Labelled examples?", answer=answer, because=because), *steps)
-    if known < FEW and not (tight or needs.training == "scratch"):
-        return EncoderAnswer(
-            approach=ZERO_SHOT,
-            reason="without examples there is nothing to train; its labels can become the "
-            "training data of an encoder later",
-            steps=steps,
-            alternatives=(f"{FEW_SHOT}: {SETFIT}, once there are {FEW} examples a label",),
-            caveats=_caveats(needs),
-        )
-    if known < ENOUGH:
-        reason = f"{SETFIT} was made for a handful of examples a label"
-        if known < FEW:
-            reason = f"an LLM's answer does not fit into the time; label {FEW} a class first"
+def _classification(needs: Needs, quickest: Quickest | None) -> EncoderAnswer:
+    each = (needs.examples or 0) / needs.labels
+    steps = (_examples_step(needs), *_shared_steps(needs))
+    if each < FEW:
+        return _unlabelled(needs, quickest, steps)
+    if each < ENOUGH:
         return EncoderAnswer(
             approach=FEW_SHOT,
-            reason=reason,
+            reason=f"{SETFIT} was made for a handful of examples a label",
             steps=steps,
             alternatives=(f"{ZERO_SHOT}, if accuracy counts more than latency and cost",),
             caveats=_caveats(needs),
@@ -99,7 +137,50 @@ def _classification(needs: Needs) -> EncoderAnswer:
     )
 
 
-def _similarity(needs: Needs) -> EncoderAnswer:
+def _unlabelled(needs: Needs, quickest: Quickest | None, steps: tuple[Step, ...]) -> EncoderAnswer:
+    """Too few examples to train anything: a decoder is asked, unless none can be."""
+    label = f"label {FEW} examples of each label first"
+    reason = ""
+    if needs.training == "scratch":
+        reason = f"nothing that is trained from scratch can be asked directly; {label}"
+    elif quickest is None:
+        reason = f"no decoder of {FOLLOWS_FROM / 1e9:g}B or more meets the other needs; {label}"
+    elif _too_slow(needs, quickest) and needs.prefill is not None:
+        reason = (
+            f"the quickest decoder, {quickest.name}, reads a text in "
+            f"{figure_words(quickest.prefill_s)}, the limit is {quantity(needs.prefill, 's')}; "
+            f"{label}"
+        )
+    if reason:
+        return EncoderAnswer(
+            approach=FEW_SHOT,
+            reason=reason,
+            steps=steps,
+            alternatives=(f"{ZERO_SHOT}, if needs can be changed so that one meets them",),
+            caveats=_caveats(needs),
+        )
+    return EncoderAnswer(
+        approach=ZERO_SHOT,
+        reason="without examples there is nothing to train; its labels can become the "
+        "training data of an encoder later",
+        steps=steps,
+        alternatives=(f"{FEW_SHOT}: {SETFIT}, once there are {FEW} examples a label",),
+        caveats=_caveats(needs),
+    )
+
+
+def _examples_step(needs: Needs) -> Step:
+    count = "not said: taken as none" if needs.examples is None else str(needs.examples)
+    each = (needs.examples or 0) / needs.labels
+    return Step(
+        question="Labelled examples?",
+        answer=f"{count}, {each:.3g} for each of {needs.labels} labels",
+        because=f"below {FEW} a label nothing can be trained; from about {ENOUGH} a label "
+        "fine-tuning is safe (conventions)",
+    )
+
+
+def _similarity(needs: Needs, quickest: Quickest | None) -> EncoderAnswer:
     return EncoderAnswer(
         approach=EMBED,
         reason=f"each text is encoded once and compared by a dot product ({SBERT}); an LLM would "
@@ -110,12 +191,13 @@ def _similarity(needs: Needs) -> EncoderAnswer:
     )
 
 
-def _reranking(needs: Needs) -> EncoderAnswer:
-    loose = not _is_tight(needs) and needs.prefill is None and needs.quality == "high"
-    if loose and not (needs.examples or 0) >= ENOUGH:
+def _reranking(needs: Needs, quickest: Quickest | None) -> EncoderAnswer:
+    possible = quickest is not None and not _too_slow(needs, quickest)
+    few = (needs.examples or 0) / needs.labels < ENOUGH
+    if possible and few and needs.quality == "high":
         return EncoderAnswer(
             approach=ZERO_SHOT,
-            reason=f"quality before time, and no data to train on: {LISTWISE}",
+            reason=f"quality before cost, and little data to train on: {LISTWISE}",
             steps=_shared_steps(needs),
             alternatives=(f"{RERANK}: {CROSS}, once latency or cost counts",),
             caveats=_caveats(needs),
@@ -129,7 +211,7 @@ def _reranking(needs: Needs) -> EncoderAnswer:
     )
 
 
-TREES: dict[str, Callable[[Needs], EncoderAnswer]] = {
+TREES: dict[str, Callable[[Needs, Quickest | None], EncoderAnswer]] = {
     "classification": _classification,
     "similarity": _similarity,
     "reranking": _reranking,
@@ -139,7 +221,6 @@ TREES: dict[str, Callable[[Needs], EncoderAnswer]] = {
 def _shared_steps(needs: Needs) -> tuple[Step, ...]:
     length = f"{needs.context} tokens: {_encoder(needs)}"
     many = needs.languages == "many"
-    tight = _is_tight(needs)
     return (
         Step(
             question=f"Longer than {ENCODER_TOKENS} tokens?",
@@ -152,11 +233,6 @@ def _shared_steps(needs: Needs) -> tuple[Step, ...]:
             answer=f"many: {MANY}" if many else "one",
             because="an encoder knows the languages that it was trained on",
         ),
-        Step(
-            question=f"Answer within {TIGHT_S * 1000:.0f} ms?",
-            answer="yes" if tight else "not asked for",
-            because="generating means a decode step for every token of the answer",
-        ),
     )
 
 
@@ -166,11 +242,6 @@ def _encoder(needs: Needs) -> str:
     if needs.context <= ENCODER_TOKENS:
         return BERT
     return LONG if needs.context <= LONG_ENCODER_TOKENS else f"{LONG}, in pieces"
-
-
-def _is_tight(needs: Needs) -> bool:
-    limits = [limit for limit in (needs.prefill, needs.decode) if limit is not None]
-    return any(limit <= TIGHT_S for limit in limits)
 
 
 def _caveats(needs: Needs) -> tuple[str, ...]:

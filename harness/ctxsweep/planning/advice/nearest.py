@@ -13,20 +13,17 @@ from typing import Any
 
 from ctxsweep.analysis.wording import context_label, quantity
 from ctxsweep.planning.advice.assess import Assessment, feasible
+from ctxsweep.planning.advice.bisecting import Probe, least_that, most_that, round_up
 from ctxsweep.planning.advice.candidates import Candidate
 from ctxsweep.planning.advice.decision import Suggestion
 from ctxsweep.planning.advice.evidence import Grounds
-from ctxsweep.planning.advice.limits import precision_words
 from ctxsweep.planning.advice.needs import Needs
+from ctxsweep.planning.advice.precision import precision_words
 
 MOST = 6
-HALVINGS = 6
-REFINEMENTS = 4
 MAX_DEVICES = 64
 HEADROOM = 1.02
 GB = 10**9
-
-Probe = Callable[[dict[str, Any]], Assessment | None]
 
 
 def nearest_feasible(
@@ -98,6 +95,8 @@ def _with(
 ) -> list[Suggestion]:
     def probe(changes: dict[str, Any]) -> Assessment | None:
         changed = needs.model_copy(update={**base, **changes})
+        if changed.generate is not None and changed.generate >= changed.context:
+            return None
         found = (feasible(candidate, changed, grounds) for candidate in candidates)
         return next((one for one in found if one is not None), None)
 
@@ -133,6 +132,8 @@ Lever = Callable[[Needs, Probe, Sequence[Candidate], Grounds], Iterator[Change]]
 def _precision(
     needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
 ) -> Iterator[Change]:
+    if needs.training != "none":
+        return
     if needs.weight_dtype not in (None, "int8", "int4"):
         yield "with int8 weights", {"weight_dtype": "int8"}, 1.0
     if needs.weight_dtype not in (None, "int4"):
@@ -154,7 +155,9 @@ def _strictness(
 def _cache(
     needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
 ) -> Iterator[Change]:
-    if needs.kv_dtype not in (None, "fp8_e4m3", "fp8_e5m2", "int8") or needs.quality == "high":
+    computes = "fp8" in grounds.device.flops_per_s and needs.training == "none"
+    wide = needs.kv_dtype not in (None, "fp8_e4m3", "fp8_e5m2", "int8")
+    if computes and (wide or needs.quality == "high"):
         yield "with an fp8 cache", {"kv_dtype": "fp8_e4m3"}, 1.0
 
 
@@ -171,7 +174,7 @@ def _memory(
     needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
 ) -> Iterator[Change]:
     held = needs.memory or grounds.device.memory_bytes
-    least = _least(held, probe, "memory", 2.0)
+    least = least_that(held, probe, "memory", 2.0)
     if least is not None:
         memory = math.ceil(least / GB) * GB
         text = f"with {memory // GB} GB a device instead of {held / GB:.3g}"
@@ -181,7 +184,7 @@ def _memory(
 def _context(
     needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
 ) -> Iterator[Change]:
-    most = _most(needs.context, probe, "context")
+    most = most_that(needs.context, probe, "context")
     if most is not None:
         most = most - most % 1024 or most
         text = f"with {context_label(most)} of context instead of {context_label(needs.context)}"
@@ -191,7 +194,7 @@ def _context(
 def _batch(
     needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
 ) -> Iterator[Change]:
-    most = _most(needs.batch, probe, "batch")
+    most = most_that(needs.batch, probe, "batch")
     if most is not None:
         text = f"with a batch of {most} instead of {needs.batch}"
         yield text, {"batch": most}, math.log2(needs.batch / most)
@@ -208,7 +211,7 @@ def _latency(key: str) -> Lever:
         passed = [feasible(candidate, free, grounds) for candidate in candidates]
         times = [getattr(a.figures, f"{key}_s").value for a in passed if a and a.figures]
         if times:
-            loose = _round_up(min(times) * HEADROOM)
+            loose = round_up(min(times) * HEADROOM)
             text = f"with {key} within {quantity(loose, 's')} instead of {quantity(limit, 's')}"
             yield text, {key: loose}, math.log2(loose / limit)
 
@@ -220,14 +223,21 @@ def _budget(
 ) -> Iterator[Change]:
     if needs.training_budget is None:
         return
-    least = _least(needs.training_budget, probe, "training_budget", 2.0)
+    least = least_that(needs.training_budget, probe, "training_budget", 2.0)
     if least is not None:
-        budget = _round_up(least)
+        budget = round_up(least)
         steps = math.log2(budget / needs.training_budget)
         yield f"with a training budget of {budget:.2g} FLOPs", {"training_budget": budget}, steps
+
+
+def _untrained(
+    needs: Needs, probe: Probe, candidates: Sequence[Candidate], grounds: Grounds
+) -> Iterator[Change]:
+    freed = {"training": "none", "training_budget": None, "training_tokens": None}
     if needs.training == "scratch":
-        freed = {"training": "none", "training_budget": None, "training_tokens": None}
         yield "with published weights instead of a training from scratch", freed, 3.0
+    if needs.training == "finetune":
+        yield "without a full training", freed, 3.0
 
 
 def _wider_choice(
@@ -235,7 +245,7 @@ def _wider_choice(
 ) -> Iterator[Change]:
     if needs.parameters is not None:
         yield "with any size of model", {"parameters": None}, 1.5
-    if needs.retrieval and needs.quality == "high":
+    if needs.needs_retrieval and needs.quality == "high":
         yield "without retrieval", {"retrieval": False}, 2.0
 
 
@@ -251,42 +261,5 @@ LEVERS: tuple[Lever, ...] = (
     _latency("prefill"),
     _latency("decode"),
     _budget,
+    _untrained,
 )
-
-
-def _most(asked: int, probe: Probe, key: str) -> int | None:
-    """The largest value below ``asked`` that suffices, to about 2%; None if not even 1 does."""
-    low = asked
-    for _ in range(HALVINGS):
-        high, low = low, low // 2
-        if low < 1:
-            return None
-        if probe({key: low}) is not None:
-            break
-    else:
-        return None
-    for _ in range(REFINEMENTS):
-        middle = (low + high) // 2
-        low, high = (middle, high) if probe({key: middle}) is not None else (low, middle)
-    return low
-
-
-def _least(asked: float, probe: Probe, key: str, factor: float) -> float | None:
-    """The smallest value above ``asked`` that suffices, to a few percent; None up to 2^24 times."""
-    high = asked
-    for _ in range(HALVINGS):
-        low, high = high, high * factor
-        if probe({key: high}) is not None:
-            break
-    else:
-        return None
-    for _ in range(REFINEMENTS):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if probe({key: middle}) is not None else (middle, high)
-    return high
-
-
-def _round_up(value: float) -> float:
-    """Two digits, upwards."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / step) * step

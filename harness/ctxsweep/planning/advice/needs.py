@@ -149,13 +149,25 @@ class Needs(Frozen):
     parameters: Parameters | None = None
     models: Names | None = None
     examples: int | None = Field(None, ge=0, le=1 << 40, description="Labelled examples there are.")
+    labels: int = Field(2, ge=1, le=1 << 20, description="Labels to tell apart.")
     languages: Literal["one", "many"] = "one"
     weights: Weights = Field(default_factory=dict)
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that are generated for a prompt."""
-        return self.generate or TASKS[self.task].generate_tokens
+        """Tokens that are generated: those of the task if not said, half the context at most."""
+        return self.generate or min(TASKS[self.task].generate_tokens, max(1, self.context // 2))
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that are read: the context without the answer."""
+        return max(1, self.context - self.answer_tokens)
+
+    @property
+    def reference_s(self) -> tuple[float, float]:
+        """Seconds of a prefill and of a token that score 0.5: the limits, else the task's."""
+        task = TASKS[self.task]
+        return self.prefill or task.prefill_s, self.decode or task.token_s
 
     @property
     def needs_retrieval(self) -> bool:
@@ -186,12 +198,32 @@ class Needs(Frozen):
             raise ValueError("weights: their sum is 0; at least one must be above it")
         if self.models is not None and not self.models:
             raise ValueError("models: none is named; leave it out for the whole catalogue")
+        if self.generate is not None and self.generate >= self.context > 1:
+            raise ValueError(
+                f"generate: {self.generate} tokens of answer leave no prompt in a context of "
+                f"{self.context}, which is both; say fewer, or more context"
+            )
+        self._check_training()
+        return self
+
+    def _check_training(self) -> None:
         if self.training == "none" and (self.training_budget or self.training_tokens):
             raise ValueError(
                 "training: is none, but a training budget or tokens are given; "
                 "say training finetune or scratch"
             )
-        return self
+        if self.training == "none":
+            return
+        if self.training == "finetune" and self.training_budget and not self.training_tokens:
+            raise ValueError(
+                "training-budget: says nothing of a fine-tuning without its tokens; "
+                "say --training-tokens 100m too"
+            )
+        if self.weight_dtype in ("fp8", "int8", "int4"):
+            raise ValueError(
+                f"weight-dtype: {self.weight_dtype} weights are not trained in full (LoRA and "
+                "QLoRA are not planned for); say bfloat16, or leave training out"
+            )
 
 
 def make_needs(given: Mapping[str, Any]) -> Needs:

@@ -22,13 +22,18 @@ from ctxsweep.planning.advice.evidence import is_of
 from ctxsweep.planning.advice.needs import Needs
 from ctxsweep.planning.deployment import Deployment
 
-PROXY_HALF_WIDTH = 0.10
-"""What the proxy may err by, in its own units of 0 to 1, taken as 95%: a convention."""
+PROXY_HALF_WIDTH = 0.05
+"""What the proxy may err by, in its own units of 0 to 1, taken as 95%: a convention. By its part
+*size* it is a factor of about 1.9 in parameters."""
+SMALLEST, LARGEST = 1e8, 1e11
+"""Effective parameters that score 0 and 1; between them by the logarithm. A convention: three
+decades that hold nearly all of what is published."""
 SHARES = {"size": 0.55, "context": 0.25, "recall": 0.10, "precision": 0.10}
 RETRIEVAL_SHARES = {"size": 0.35, "context": 0.25, "recall": 0.30, "precision": 0.10}
 UNKNOWN_CONTEXT = 0.5
 PUBLISHED_STRETCH = 0.95
-STRETCH_DOUBLINGS = 5.0
+STRETCH_DOUBLINGS = 5.0  # until nothing is left, of rotary positions
+BEYOND_DOUBLINGS = 2.5  # of all others, which nothing stretches
 RECALL_HYBRID, RECALL_STATE = 0.75, 0.25
 NARROW_WEIGHTS = {"int8": 0.1, "fp8": 0.1, "int4": 0.4}
 NARROW_CACHE = {"fp8_e4m3": 0.1, "fp8_e5m2": 0.3, "int8": 0.05}
@@ -38,16 +43,12 @@ HYBRIDS = "arXiv 2406.07887"
 
 
 def parts(
-    candidate: Candidate,
-    largest: float,
-    needs: Needs,
-    deployment: Deployment,
-    runs: tuple[Summary, ...],
+    candidate: Candidate, needs: Needs, deployment: Deployment, runs: tuple[Summary, ...]
 ) -> tuple[Part, ...]:
-    """The parts of the proxy. ``largest``: effective parameters of the largest candidate."""
+    """The parts of the proxy. What a training gave counts only where it is not done anew."""
     shares = RETRIEVAL_SHARES if needs.needs_retrieval else SHARES
     scored = {
-        "size": _size(candidate, largest),
+        "size": _size(candidate),
         "context": _measured_context(candidate, needs, runs) or context(candidate, needs),
         "recall": _measured_recall(candidate, needs, runs) or recall(candidate, needs),
         "precision": _precision(deployment),
@@ -64,8 +65,11 @@ def proxy(found: tuple[Part, ...]) -> float:
 
 
 def context(candidate: Candidate, needs: Needs) -> tuple[float, str]:
-    """1 within the trained context, a fifth less for every doubling beyond it; a little less where
-    its publisher stretched it."""
+    """1 within the trained context, a little less where its publisher stretched it; beyond, a fifth
+    less for every doubling, two fifths where no rule stretches it. A training from scratch is to
+    what is asked."""
+    if needs.training == "scratch":
+        return 1.0, f"to be trained to {context_label(needs.context)}"
     trained, reach = candidate.config.trained_context, candidate.reach
     if trained is None or reach is None:
         return UNKNOWN_CONTEXT, "the context of its training is not known here"
@@ -74,10 +78,10 @@ def context(candidate: Candidate, needs: Needs) -> tuple[float, str]:
     if needs.context <= reach:
         return PUBLISHED_STRETCH, f"trained to {context_label(reach)}, its positions stretched"
     factor = needs.context / reach
-    score = max(0.0, 1 - math.log2(factor) / STRETCH_DOUBLINGS)
+    doublings = STRETCH_DOUBLINGS if candidate.rotary else BEYOND_DOUBLINGS
+    score = max(0.0, 1 - math.log2(factor) / doublings)
     beyond = f"{factor:.3g}× the {context_label(reach)} of its training"
-    attention = candidate.config.attention
-    if attention is not None and attention.position == "rope":
+    if candidate.rotary:
         return score, f"{beyond}: needs RoPE scaling (docs/rope.md)"
     return score, f"{beyond}: no rule stretches it"
 
@@ -95,27 +99,34 @@ def recall(candidate: Candidate, needs: Needs) -> tuple[float, str]:
     return RECALL_STATE, f"a state of fixed size ({REPEAT_AFTER_ME}, RULER {RULER})"
 
 
-def _size(candidate: Candidate, largest: float) -> tuple[float, str]:
-    """A tenth of the largest candidate's parameters is 0, on a log scale."""
-    score = max(0.0, 1 - math.log10(largest / candidate.effective_parameters))
+def _size(candidate: Candidate) -> tuple[float, str]:
+    """Effective parameters on a log scale."""
+    way = math.log(candidate.effective_parameters / SMALLEST) / math.log(LARGEST / SMALLEST)
+    score = min(1.0, max(0.0, way))
     what = f"{candidate.parameters / 1e9:.3g}B parameters"
     if candidate.effective_parameters < candidate.parameters:
         what += f", {candidate.active_parameters / 1e9:.3g}B active"
     return score, what
 
 
+def narrowness(weight_dtype: str, kv_dtype: str) -> float:
+    """What a precision loses of its part: 0 for 16 bits or more."""
+    return NARROW_WEIGHTS.get(weight_dtype, 0.0) + NARROW_CACHE.get(kv_dtype, 0.0)
+
+
 def _precision(deployment: Deployment) -> tuple[float, str]:
-    weights = NARROW_WEIGHTS.get(deployment.weight_dtype, 0.0)
-    cache = NARROW_CACHE.get(deployment.kv_dtype, 0.0)
     held = f"{deployment.weight_dtype} weights"
     held += f", {deployment.kv_dtype} cache" if deployment.kv_dtype != "auto" else ""
-    return 1 - weights - cache, f"{held}: an order, not a measured loss"
+    lost = narrowness(deployment.weight_dtype, deployment.kv_dtype)
+    return 1 - lost, f"{held}: an order, not a measured loss"
 
 
 def _measured_context(
     candidate: Candidate, needs: Needs, runs: tuple[Summary, ...]
 ) -> tuple[float, str] | None:
     """Whether its loss at the context was shown to be within what the run allows."""
+    if needs.training == "scratch":
+        return None
     for run, quality, series in _quality_of(candidate, runs):
         cell = quality.cell(series, needs.context)
         if cell is None or cell.standing is None or cell.difference is None:
@@ -135,6 +146,8 @@ def _measured_recall(
     candidate: Candidate, needs: Needs, runs: tuple[Summary, ...]
 ) -> tuple[float, str] | None:
     """The share of passkeys that it found at the context."""
+    if needs.training == "scratch":
+        return None
     for run, quality, series in _quality_of(candidate, runs):
         rate = quality.rate("passkey", series, needs.context)
         if rate is not None:

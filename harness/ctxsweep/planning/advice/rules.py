@@ -55,8 +55,9 @@ class Scene:
         )
 
     def takes(self, holds: Callable[[Candidate], bool]) -> bool | None:
-        """Whether the one that is taken is such a candidate; None where none is."""
-        return None if self.take is None else holds(self.take.candidate)
+        """Whether the one that is taken is such a candidate; None where none such was weighed."""
+        weighed = any(one.passes and holds(one.candidate) for one in self.assessed)
+        return holds(self.take.candidate) if self.take is not None and weighed else None
 
 
 def rules(scene: Scene) -> tuple[RuleFinding, ...]:
@@ -94,11 +95,12 @@ def _state_evidence(scene: Scene) -> Iterator[Evidence]:
 def _transformer(scene: Scene) -> RuleFinding:
     first = _state(scene).applies
     evidence: list[Evidence] = []
-    short = [a for a in scene.of(FULL) if a.candidate.reach is not None]
-    beyond = [a for a in short if (a.candidate.reach or 0) < scene.needs.context]
-    if short:
-        text = f"{len(beyond)} of {len(short)} full-attention candidates were trained to less than "
-        text += f"{context_label(scene.needs.context)} and would need a stretched RoPE"
+    rotary = [a.candidate for a in scene.of(FULL) if a.candidate.rotary and a.candidate.reach]
+    beyond = [one for one in rotary if (one.reach or 0) < scene.needs.context]
+    if rotary and scene.needs.training != "scratch":
+        text = f"{len(beyond)} of {len(rotary)} full-attention candidates with rotary positions "
+        text += f"were trained to less than {context_label(scene.needs.context)} and would need "
+        text += "a stretched RoPE"
         evidence.append(Evidence(says="neither", text=text, source="their published contexts"))
     evidence += stretched(scene.grounds.quality_runs)
     return RuleFinding(
