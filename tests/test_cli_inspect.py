@@ -275,6 +275,7 @@ def test_an_encoders_config_json_is_the_encoder(tmp_path: Path) -> None:
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
     assert "109 M parameters" in inspect(tmp_path / "bert").stdout
     shape = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
+    shape["n_positions"] = 512
     transformers.T5Config(**shape).save_pretrained(tmp_path / "t5")
     found = json.loads(inspect(tmp_path / "t5" / "config.json", "--json").stdout)
     known = json.loads(inspect("t5-base", "--json").stdout)

@@ -67,6 +67,7 @@ def _t5(raw: Mapping[str, Any]) -> dict[str, Any]:
         "norm": "rmsnorm",
         "bias": False,
         "relative_buckets": raw.get("relative_attention_num_buckets", 32),
+        "trained_input": raw.get("n_positions"),  # T5's first files name it, later ones do not
     }
 
 
