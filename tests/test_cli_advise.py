@@ -44,7 +44,7 @@ def test_a_run_makes_its_series_the_candidates_and_its_times_the_evidence() -> N
     result = call("--run", BASELINE, "--context", "128k", "--quality", "any", "--json")
     assert result.exit_code == 0, result.output
     decision = json.loads(result.stdout)
-    assert len(decision["ranking"]) == 9
+    assert len(decision["ranking"]) == 10
     assert {row["figures"]["decode_s"]["basis"] for row in decision["ranking"]} == {"measured"}
     assert decision["asked_runs"] == [BASELINE]
 

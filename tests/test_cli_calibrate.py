@@ -47,11 +47,11 @@ def test_it_says_its_errors_and_writes_the_file(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert lines[0].startswith("decode: median error ")
-    assert "on 72 cells it had not seen" in lines[0]
+    assert "on 80 cells it had not seen" in lines[0]
     assert max(map(len, lines[:-1])) <= 80
     made = load(out)
     assert made.machine == MACHINE
-    assert len(made.groups) == 8
+    assert len(made.groups) == 9
 
 
 def test_json_is_the_calibration(tmp_path: Path) -> None:

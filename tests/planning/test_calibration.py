@@ -316,7 +316,7 @@ def test_the_ratios_of_measured_to_predicted_cover_what_they_say() -> None:
 
 
 def test_a_real_run_is_predicted_within_the_goals() -> None:
-    """Of a run of nine architectures on a machine that was not quiet (docs/planning.md)."""
+    """Of a run of nine architectures and of vLLM (docs/planning.md)."""
     folder = RunFolder.open(BASELINES / "long_ctx")
     found = made(observe(folder.manifest.run_id, folder.records()))
     assert found.held_out["itl_s"].median <= 0.15
@@ -324,5 +324,5 @@ def test_a_real_run_is_predicted_within_the_goals() -> None:
     assert found.held_out["process_peak_bytes"].median <= 0.02
     assert found.whole_prefill is not None and found.whole_prefill.median <= 0.20
     assert found.held_out["held_bytes"].worst == 0
-    assert found.held_out["prefill_s"].cells == 72
-    assert found.held_out["itl_s"].cells == 72
+    assert found.held_out["prefill_s"].cells == 80
+    assert found.held_out["itl_s"].cells == 80
