@@ -7,10 +7,10 @@ from pathlib import Path
 from ctxsweep.analysis.predicted import Predictions
 from ctxsweep.machine import machine_slug
 from ctxsweep.planning.calibration.calibration import Calibration
-from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.planning.calibration.file import check, find, load
 from ctxsweep.planning.calibration.observed import Run, observe
 from ctxsweep.planning.calibration.overlay import overlay
+from ctxsweep.planning.calibration.speeds import BadCalibration
 from ctxsweep.store import RunFolder
 
 
