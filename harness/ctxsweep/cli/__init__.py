@@ -31,6 +31,7 @@ from ctxsweep.cli.options import (
     Settings,
     Verbose,
 )
+from ctxsweep.cli.panels import arrange
 
 app = typer.Typer(
     help="What a longer context costs, in time, memory and quality, on this architecture and "
@@ -331,25 +332,7 @@ def schema() -> None:
 for family in (inspect, predict, fit, calibrate, advise, regression):
     family.register(app)
 
-PANELS = {
-    "Measure": ("run", "rope", "report", "export", "query"),
-    "Decide": ("inspect", "predict", "fit", "calibrate", "advise"),
-    "Has it become slower": ("compare", "nightly", "selftest", "baseline", "history"),
-    "Look up and prepare": ("check", "list", "doctor", "checkpoint", "fetch", "kernels", "schema"),
-}
-"""Where a command stands in the help."""
-
-
-def _arrange() -> None:
-    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
-    for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "")
-        command.rich_help_panel = panel_of[name]
-    for group in app.registered_groups:
-        group.rich_help_panel = panel_of[str(group.name)]
-
-
-_arrange()
+arrange(app)
 
 
 def main() -> None:
