@@ -16,10 +16,13 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.models.encoder import EncoderConfig
 from ctxsweep.models.hf_config import config_from
 from ctxsweep.models.inline import BadInlineModel, inline_config
+from ctxsweep.models.sections import Attention, FeedForward, Mamba, Retention, Rwkv6, Rwkv7
 from ctxsweep.planning.inspection.encoder_words import encoder_from_words
 from ctxsweep.planning.mending.edits import CannotMend, Change
+from ctxsweep.planning.mending.natural import ALIASES
 from ctxsweep.planning.mending.nearest_valid import nearest_valid
 from ctxsweep.planning.mending.nearest_valid_hf import nearest_valid_hf
+from ctxsweep.scenario_messages import nearest
 from ctxsweep.scenario_yaml import ScenarioError, merge, parse_value, read_document
 
 YAML = (".yaml", ".yml")
@@ -159,6 +162,27 @@ def _check_file(path: Path) -> None:
         raise BadInput(f"{path}: is empty; a model has at least mixer, sizes and their section")
 
 
+def _check_key(parts: Sequence[str]) -> None:
+    """A key that no configuration has is a slip: say which was meant."""
+    sections = {
+        "attention": Attention,
+        "ffn": FeedForward,
+        "mamba": Mamba,
+        "rwkv6": Rwkv6,
+        "rwkv7": Rwkv7,
+        "retention": Retention,
+    }
+    known = {f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields}
+    known |= set(ModelConfig.model_fields) - {"source", "published"}
+    key = ".".join(parts)
+    if ".".join(parts[:2]) in known or key in known:
+        return
+    within = sorted(one for one in known if one.endswith(f".{key}"))
+    meant = ".".join(ALIASES.get(parts[-1].lower(), ())) or " or ".join(within)
+    hint = f"did you mean '{meant}'?" if meant else nearest(key, sorted(known))
+    raise BadInput(f"--set {key[:60]}: no such key; {hint}")
+
+
 def _settings(texts: Sequence[str]) -> dict[str, Any]:
     """``attention.kv_heads=8`` as nested mappings."""
     result: dict[str, Any] = {}
@@ -167,6 +191,7 @@ def _settings(texts: Sequence[str]) -> dict[str, Any]:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise BadInput(f"--set '{text[:60]}': write key=value, as in attention.kv_heads=8")
+        _check_key(parts)
         nested: Any = parse_value(value, f"--set {key}")
         for part in reversed(parts):
             nested = {part: nested}

@@ -143,6 +143,8 @@ def _print_mended(found: Found, asked: Asked, dtype: DType) -> None:
     config = found.config
     assert isinstance(config, ModelConfig)
     if asked.fix is not None:
+        if Path(asked.fix).exists() and Path(asked.fix).resolve() == Path(asked.model).resolve():
+            raise BadInput(f"--fix {asked.fix}: is the file to be mended; name another")
         _write(asked.fix, _mended_text(found, config, asked.fix, dtype))
     if asked.as_json:
         changes = [change.model_dump() for change in found.changes]

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
 from pydantic import TypeAdapter, ValidationError
 
+from ctxsweep.analysis.ceilings import highest
 from ctxsweep.cli import find
 from ctxsweep.cli.errors import BadInput
 from ctxsweep.cli.inspect_model import find_model
@@ -36,7 +38,10 @@ OPTIONS = {
     "reserve_share": "--reserve",
 }
 """What the fields of a deployment are called where they are typed."""
-MEASURE_S = 2.0
+MEASURE_S = 1.0
+READINGS = 3
+UNSTEADY = 1.5
+"""Readings further apart than this: other work took the machine, and the highest may be low too."""
 _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8": "fp8_e4m3"}
 
 
@@ -185,10 +190,24 @@ def _measured_now(memory_bytes: int | None) -> Device:
     from ctxsweep.measure.environment import detect_device, physical_cores, total_memory_bytes
 
     kind, threads = detect_device(), physical_cores()
-    ceilings: Ceilings = measure_ceilings(kind, threads, budget_s=MEASURE_S)
+    readings = [measure_ceilings(kind, threads, budget_s=MEASURE_S) for _ in range(READINGS)]
+    ceilings = highest(readings)
+    assert ceilings is not None
+    if (spread := _spread(readings)) > UNSTEADY:
+        typer.echo(
+            f"{READINGS} readings of this machine's ceilings were up to {spread:.0f} times apart: "
+            "it is busy. The highest were taken; take them of a run: --ceilings RUN",
+            err=True,
+        )
     if memory_bytes is None:
         memory_bytes = total_memory_bytes() if kind == "cpu" else _gpu_memory_bytes()
     return this_machine(ceilings, memory_bytes)
+
+
+def _spread(readings: Sequence[Ceilings]) -> float:
+    """How many times the highest reading of a rate is the lowest, of the rate that varied most."""
+    rates = [[*r.matmul_flops_per_s.values(), r.read_bytes_per_s] for r in readings]
+    return max(max(same) / min(same) for same in zip(*rates, strict=True))
 
 
 def _gpu_memory_bytes() -> int:

@@ -104,7 +104,7 @@ def load_config(model: str | Mapping[str, Any]) -> ModelConfig:
 def _nearest(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Known: {', '.join(known)}"
+    return f"{hint}All names: ctxsweep list models"
 
 
 def _at(path: Path) -> ModelConfig:

@@ -27,6 +27,8 @@ UNTOLD = {
     "linear": "products with weights",
     "attention": "products with the cache",
 }
+TOO_FAR: Mapping[PredictedMetric, float] = {"itl_s": 0.15, "prefill_s": 0.2}
+"""Median errors that forecasts should stay within (docs/planning.md)."""
 COLUMNS: tuple[tuple[PredictedMetric, str], ...] = (
     ("itl_s", "Decode"),
     ("prefill_s", "Prefill"),
@@ -43,6 +45,12 @@ def print_calibration(
     for metric in PREDICTED:
         if metric in made.held_out:
             say.line(_answer(metric, made.held_out[metric]), style="bold")
+    if any(made.held_out[m].median > far for m, far in TOO_FAR.items() if m in made.held_out):
+        say.line(
+            "That is too far off to plan with: the machine was busy or the run too short. Measure "
+            "again with nothing else running: ctxsweep run long_ctx",
+            style="yellow",
+        )
     if made.held_out:
         say.line(
             "Of every series, each half of the contexts (every second one) was predicted by a "
