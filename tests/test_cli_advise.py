@@ -34,7 +34,7 @@ def test_the_answer_comes_first_and_fits_80_columns() -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Take ")
-    assert "Evidence: times are predicted: bounds" in result.stdout
+    assert "Evidence: times are bounds, the least" in result.stdout
     assert max(map(len, lines)) <= 80
     order = [result.stdout.index(word) for word in ("Needs:", "total", "Rules,", "Weights:")]
     assert order == sorted(order)

@@ -32,7 +32,7 @@ RESTS: dict[Basis, str] = {
     "measured": "measured",
     "between": "between two measured contexts",
     "calibrated": "predicted by a model fitted to runs of this machine",
-    "bound": "predicted: bounds that no engine beats and real ones exceed",
+    "bound": "bounds, the least that the device allows; real engines take longer",
     "formula": "arithmetic",
 }
 
@@ -103,8 +103,9 @@ def because(needs: Needs, found: Outcome) -> str:
         for name, column in columns.items()
         if taken.scores[name] == max(column) and min(column) < max(column)
     ]
-    lead = f"best in {', '.join(best)}" if best else "best in none, but good in most"
-    return f"{lead[0].upper()}{lead[1:]} of {len(found.rows)}: {cost}"
+    lead = "The highest total" if taken is found.rows[0] else "One of the highest totals"
+    also = f", best in {', '.join(best)}" if best else ""
+    return f"{lead} of {len(found.rows)}{also}: {cost}"
 
 
 def _main_obstacle(found: Outcome) -> str:
