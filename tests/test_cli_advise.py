@@ -36,7 +36,10 @@ def test_the_answer_comes_first_and_fits_80_columns() -> None:
     assert lines[0].startswith("Take ")
     assert "Evidence: times are bounds, the least" in result.stdout
     assert max(map(len, lines)) <= 80
-    order = [result.stdout.index(word) for word in ("Needs:", "qua spd mem eco trn", "Rules,", "Weights:")]
+    order = [
+        result.stdout.index(word)
+        for word in ("Needs:", "qua spd mem eco trn", "Rules,", "Weights:")
+    ]
     assert order == sorted(order)
 
 

@@ -15,7 +15,9 @@ from ctxsweep.models.config import ModelConfig
 from ctxsweep.planning.calibration.code_path import CodePath, code_path
 from ctxsweep.planning.calibration.speeds import Speeds, columns, demand_of, held_bytes
 from ctxsweep.planning.deployment import Deployment
+from ctxsweep.planning.devices import this_machine
 from ctxsweep.planning.footprint import weights_bytes
+from ctxsweep.planning.roofline import prefill_bound
 from ctxsweep.records import Ceilings
 
 CALIBRATION_VERSION = 2
@@ -82,7 +84,12 @@ class Group(Frozen):
             besides = self.memory.base_bytes + self.memory.bytes_per_token * tokens
             return besides + held_bytes(config, deployment, context_tokens)
         asked = demand_of(metric, config, deployment, context_tokens)
-        return self.speeds.seconds(columns(config, deployment, asked, ceilings))
+        seconds = self.speeds.seconds(columns(config, deployment, asked, ceilings))
+        if metric == "prefill_s" and deployment.batch_size == 1:
+            # The sum takes all calls together: a last, short one may be limited by something else.
+            device = this_machine(ceilings, memory_bytes=1 << 40)  # of which no time depends
+            return max(seconds, prefill_bound(config, deployment, device, context_tokens).seconds)
+        return seconds
 
     def overview(self) -> GroupOverview:
         """What a person is shown."""
