@@ -84,6 +84,7 @@ def test_the_plan_of_stretched_series_is_shown() -> None:
     [
         (["smoke"], "no section quality"),
         (["rope_scaling", "--set", "quality.text=nope"], "neither a shipped text nor a file"),
+        (["rope_scaling", "--set", "quality.text=."], "rope_scaling.yaml: quality.text"),
         (["rope_scaling", "--set", "quality.stretches=9999"], "are needed"),
         (["rope_scaling", "--set", "quality.reference.context=3k"], "nearest valid: 2048"),
         (["rope_scaling", "--set", "quality.reference.series=non"], "none"),

@@ -28,8 +28,9 @@ def scenario(
     seed: int | None = None,
 ) -> Scenario:
     """Load a scenario by name or path, checked by its engines and against its text too."""
+    path = scenario_path(name)
     found = load_scenario(
-        scenario_path(name),
+        path,
         resolve_device(device),
         settings,
         contexts=contexts,
@@ -37,7 +38,7 @@ def scenario(
         seed=seed,
         find_problem=find_problem,
     )
-    check_quality(found)
+    check_quality(found, str(path))
     return with_positions(found)
 
 

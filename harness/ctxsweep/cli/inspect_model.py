@@ -57,6 +57,8 @@ def find_model(model: str, settings: Sequence[str]) -> Found:
         raise BadInput(f"--set is for models that can be swept; {model} is an encoder")
     if found.changes:
         raise BadInput(f"{found.place} is not valid by itself: mend it with --fix, then --set")
+    for text in settings:
+        _check_key(text.partition("=")[0].strip().split("."))
     fields = found.config.model_dump(exclude_unset=True, exclude={"published"})
     fields |= {"name": f"{found.config.name} varied", "source": f"varies {found.config.name}"}
     return _valid_or_nearest(merge(fields, over), f"{model} with {', '.join(settings)}")
@@ -178,7 +180,7 @@ def _check_key(parts: Sequence[str]) -> None:
     if ".".join(parts[:2]) in known or key in known:
         return
     within = sorted(one for one in known if one.endswith(f".{key}"))
-    meant = ".".join(ALIASES.get(parts[-1].lower(), ())) or " or ".join(within)
+    meant = ".".join(ALIASES.get(parts[-1].lower(), ())) or "' or '".join(within)
     hint = f"did you mean '{meant}'?" if meant else nearest(key, sorted(known))
     raise BadInput(f"--set {key[:60]}: no such key; {hint}")
 
@@ -191,7 +193,6 @@ def _settings(texts: Sequence[str]) -> dict[str, Any]:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise BadInput(f"--set '{text[:60]}': write key=value, as in attention.kv_heads=8")
-        _check_key(parts)
         nested: Any = parse_value(value, f"--set {key}")
         for part in reversed(parts):
             nested = {part: nested}

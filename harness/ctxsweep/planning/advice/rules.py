@@ -132,6 +132,14 @@ def _gqa(scene: Scene) -> RuleFinding:
     )
 
 
+def _has_one(candidate: Candidate) -> bool:
+    return _kv_heads(candidate) == 1
+
+
+def _has_several(candidate: Candidate) -> bool:
+    return candidate.family == FULL and (_kv_heads(candidate) or 0) > 1
+
+
 def _mqa(scene: Scene) -> RuleFinding:
     applies, subject = scene.needs.decode is not None, scene.subject()
     evidence: list[Evidence] = []
@@ -140,9 +148,7 @@ def _mqa(scene: Scene) -> RuleFinding:
         assert attention is not None
         many = attention.kv_heads if attention.kv_heads > 1 else _grouped(subject)
         evidence += _heads(scene, subject, 1, many)
-    one = lambda c: _kv_heads(c) == 1  # noqa: E731
-    several = lambda c: c.family == FULL and (_kv_heads(c) or 0) > 1  # noqa: E731
-    evidence += beside(scene.grounds.here, one, several, "itl_s", scene.needs.context)
+    evidence += beside(scene.grounds.here, _has_one, _has_several, "itl_s", scene.needs.context)
     if scene.needs.tp > 1:
         text = "one key/value head cannot be split: every device holds all of the cache"
         evidence.append(Evidence(says="against", text=text, source="formula"))
