@@ -131,3 +131,14 @@ def test_a_run_of_another_device_is_said_not_to_count() -> None:
     decision = json.loads(result.stdout)
     assert {row["figures"]["decode_s"]["basis"] for row in decision["ranking"]} == {"bound"}
     assert any("its times do not count for T4" in line for line in decision["assumptions"])
+
+
+def test_the_record_is_there_although_nobody_reads_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("ctxsweep.cli.advising.print_decision", stop)
+    call(*SMALL, "--context", "16k", "--quality", "any", "--record", str(tmp_path / "d.md"))
+    assert "## Ranking" in (tmp_path / "d.md").read_text(encoding="utf-8")

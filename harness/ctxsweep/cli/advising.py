@@ -57,6 +57,9 @@ def print_advice(
     old = _old(asked.diff)
     decision = decide(asked, old)
     changes = differences(old, decision) if old else None
+    if record is not None:  # before a word is printed: whoever reads may stop reading
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(record, record_text(decision))
     if as_json:
         typer.echo(decision.model_dump_json(indent=1))
     elif old is not None and changes is not None:
@@ -64,8 +67,6 @@ def print_advice(
     else:
         print_decision(decision, verbose=verbose)
     if record is not None:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(record, record_text(decision))
         typer.echo(f"record: {record}", err=as_json)
     return decision
 
