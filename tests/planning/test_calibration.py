@@ -217,11 +217,11 @@ def test_groups_are_those_that_share_code() -> None:
 
 def test_what_was_not_measured_has_no_answer() -> None:
     found, gqa = made(planted_run(), hold_out=False), load_config("tiny-gqa")
-    assert found.decode_s(gqa, FLOAT32, 4096) is not None
-    assert found.decode_s(load_config("tiny-rwkv7"), FLOAT32, 4096) is None
-    assert found.decode_s(gqa, FLOAT32, 4096, backend="vllm") is None
+    assert found.predict("itl_s", gqa, FLOAT32, 4096) is not None
+    assert found.predict("itl_s", load_config("tiny-rwkv7"), FLOAT32, 4096) is None
+    assert found.predict("itl_s", gqa, FLOAT32, 4096, backend="vllm") is None
     for update in ({"weight_dtype": "int8"}, {"weight_dtype": "bfloat16"}, {"tensor_parallel": 2}):
-        assert found.prefill_s(gqa, FLOAT32.model_copy(update=update), 4096) is None
+        assert found.predict("prefill_s", gqa, FLOAT32.model_copy(update=update), 4096) is None
     assert found.residual("itl_s") is None
     assert made(planted_run()).residual("itl_s") == pytest.approx(0, abs=0.02)
 

@@ -54,9 +54,10 @@ class Deployment(Frozen):
     @property
     def activation_dtype(self) -> DType:
         """Type that is computed with, and of all weights that are not quantised."""
-        if self.weight_dtype in ("fp8", "int8", "int4"):
+        kind = self.weight_dtype
+        if kind == "fp8" or kind == "int8" or kind == "int4":
             return "bfloat16"
-        return self.weight_dtype  # type: ignore[return-value]
+        return kind
 
     @property
     def recurrent_dtype(self) -> DType:

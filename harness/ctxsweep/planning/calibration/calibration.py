@@ -130,26 +130,6 @@ class Calibration(Frozen):
     )
     groups: tuple[Group, ...]
 
-    def prefill_s(
-        self,
-        config: ModelConfig,
-        deployment: Deployment,
-        context_tokens: int,
-        backend: str = "native",
-    ) -> float | None:
-        """Seconds to prefill the context, for the batch."""
-        return self.predict("prefill_s", config, deployment, context_tokens, backend)
-
-    def decode_s(
-        self,
-        config: ModelConfig,
-        deployment: Deployment,
-        context_tokens: int,
-        backend: str = "native",
-    ) -> float | None:
-        """Seconds of one decode step of the batch with ``context_tokens`` held."""
-        return self.predict("itl_s", config, deployment, context_tokens, backend)
-
     def predict(
         self,
         metric: PredictedMetric,
